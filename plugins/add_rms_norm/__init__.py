@@ -1,0 +1,1 @@
+"""AddRMSNorm: residual addition and RMS normalisation in one pass."""

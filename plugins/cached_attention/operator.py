@@ -1,0 +1,163 @@
+"""Contract, reference and body of ``farthing::CachedAttention``.
+
+One node does what a decoder layer needs between its two linears: optional per-head RMSNorm of q and k (Qwen3), rotary
+embedding (Su et al. 2021, half-split layout as in Hugging Face checkpoints), writing k and v at ``past_len`` into a cache of
+fixed capacity, and grouped-query attention (Ainslie et al. 2023) of row i over the slots 0 .. past_len + i.
+The cache slot of a row is past_len + i; its rotary position is whatever ``cos`` and ``sin`` were computed from. The two
+never mix, so tokens may be pruned or drafted without renumbering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..contract import Attribute, Operator, Port
+
+if TYPE_CHECKING:
+    import torch
+
+INPUTS = ("qkv", "cos", "sin", "past_k", "past_v", "past_len", "q_norm", "k_norm")
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Half-split rotation of the first 2*cos.shape[-1] features of x [B,H,S,dh] by cos, sin [B,S,half]."""
+    import torch
+
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def _head_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    import torch
+
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon) * weight
+
+
+def reference(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    past_k: torch.Tensor,
+    past_v: torch.Tensor,
+    past_len: torch.Tensor,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
+    *,
+    num_heads: int,
+    kv_num_heads: int,
+    scale: float,
+    window: int = 0,
+    epsilon: float = 1e-6,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(y [B,S,H*dh], present_k, present_v [B,Hkv,C,dh]); shapes of the inputs as in ``OPERATOR``. Pure: copies the cache."""
+    import torch
+
+    batch, rows, _ = qkv.shape
+    capacity, dim = past_k.shape[2], past_k.shape[3]
+    packed = qkv.view(batch, rows, num_heads + 2 * kv_num_heads, dim).transpose(1, 2)
+    q, k, v = packed.split([num_heads, kv_num_heads, kv_num_heads], dim=1)
+    if q_norm is not None:
+        q = _head_norm(q, q_norm, epsilon)
+    if k_norm is not None:
+        k = _head_norm(k, k_norm, epsilon)
+    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    present_k, present_v = past_k.clone(), past_v.clone()
+    for b in range(batch):
+        start = int(past_len[b])
+        if start < 0 or start + rows > capacity:
+            raise ValueError(
+                f"last cache slot is {start + rows - 1}, expected below {capacity}; give the cache more capacity"
+            )
+        present_k[b, :, start : start + rows] = k[b]
+        present_v[b, :, start : start + rows] = v[b]
+    slot = torch.arange(capacity, device=qkv.device)
+    own = past_len[:, None] + torch.arange(rows, device=qkv.device)  # [B,S]
+    visible = slot <= own[..., None]
+    if window:
+        visible &= slot > own[..., None] - window
+    group = num_heads // kv_num_heads
+    keys = present_k.repeat_interleave(group, dim=1)
+    values = present_v.repeat_interleave(group, dim=1)
+    scores = (q @ keys.transpose(2, 3)) * scale
+    scores = scores.masked_fill(~visible[:, None], float("-inf"))
+    # Slots beyond the length hold whatever was there: a NaN there must not reach the output through 0 * NaN.
+    values = values.masked_fill(~visible.any(1)[:, None, :, None], 0.0)
+    y = torch.softmax(scores, dim=-1) @ values
+    return y.transpose(1, 2).reshape(batch, rows, num_heads * dim), present_k, present_v
+
+
+def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
+    """Split, (RMSNormalization), RotaryEmbedding, TensorScatter, explicit mask, Attention.
+
+    The mask is explicit because TensorRT drops Attention's ``nonpad_kv_seqlen`` with only a warning. It depends on nothing
+    that differs between layers, so common-subexpression elimination leaves one mask for the whole graph.
+    """
+    from ..body_writer import BodyWriter
+
+    heads, kv_heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
+    window = int(attributes.get("window", 0))
+    normed = len(present) > 6 and present[6]
+    w = BodyWriter("CachedAttention")
+    zero, one = w.ints(0), w.ints(1)
+    # [B,S,(H+2Hkv)*dh] -> [B,S,H+2Hkv,dh] -> heads first, then split by head.
+    packed = w.node("Transpose", [w.node("Reshape", ["qkv", w.ints(0, 0, heads + 2 * kv_heads, -1)])], perm=[0, 2, 1, 3])
+    q, k, v = w.node("Split", [packed, w.ints(heads, kv_heads, kv_heads)], outputs=3, axis=1)
+    if normed:
+        epsilon = float(attributes.get("epsilon", 1e-6))
+        q = w.node("RMSNormalization", [q, "q_norm"], axis=-1, epsilon=epsilon)
+        k = w.node("RMSNormalization", [k, "k_norm"], axis=-1, epsilon=epsilon)
+    rotary = int(attributes.get("rotary_dim", 0))
+    q = w.node("RotaryEmbedding", [q, "cos", "sin"], rotary_embedding_dim=rotary)
+    k = w.node("RotaryEmbedding", [k, "cos", "sin"], rotary_embedding_dim=rotary)
+    w.node("TensorScatter", ["past_k", k, "past_len"], outputs=["present_k"], axis=2)
+    w.node("TensorScatter", ["past_v", v, "past_len"], outputs=["present_v"], axis=2)
+    # visible[b, 0, i, j] = j <= past_len[b] + i  (and > past_len[b] + i - window)
+    rows = w.node("Squeeze", [w.node("Shape", ["qkv"], start=1, end=2), zero])
+    capacity = w.node("Squeeze", [w.node("Shape", ["past_k"], start=2, end=3), zero])
+    row = w.node("Unsqueeze", [w.node("Range", [w.scalar(0), rows, w.scalar(1)]), one])  # [S,1]
+    slot = w.node("Range", [w.scalar(0), capacity, w.scalar(1)])  # [C]
+    own = w.node("Add", [w.node("Unsqueeze", ["past_len", w.ints(1, 2, 3)]), row])  # [B,1,S,1]
+    visible = w.node("LessOrEqual", [slot, own])
+    if window:
+        visible = w.node("And", [visible, w.node("Greater", [slot, w.node("Sub", [own, w.scalar(window)])])])
+    mixed = w.node("Attention", [q, "present_k", "present_v", visible], is_causal=0, scale=float(attributes["scale"]))
+    w.node("Reshape", [w.node("Transpose", [mixed], perm=[0, 2, 1, 3]), w.ints(0, 0, -1)], outputs=["y"])
+    names = [a.name for a in OPERATOR.attributes]
+    return w.function(INPUTS if normed else INPUTS[:6], ["y", "present_k", "present_v"], names)
+
+
+_F32 = ("float32",)
+OPERATOR = Operator(
+    name="CachedAttention",
+    doc="Rotary embedding, in-place cache write and causal grouped-query attention; cost follows the length, not the capacity.",
+    inputs=(
+        Port("qkv", ("B", "S", "(H+2*Hkv)*dh"), _F32, "queries, keys, values side by side, heads inside"),
+        Port("cos", ("B", "S", "rotary/2"), _F32, "cosine of the rotary angles of each row"),
+        Port("sin", ("B", "S", "rotary/2"), _F32, "sine of the same"),
+        Port("past_k", ("B", "Hkv", "C", "dh"), _F32, "key cache, rotated; C is the capacity"),
+        Port("past_v", ("B", "Hkv", "C", "dh"), _F32, "value cache"),
+        Port("past_len", ("B",), ("int64",), "filled slots; row i is written to slot past_len + i"),
+        Port("q_norm", ("dh",), _F32, "gain of the per-head RMSNorm of q", optional=True),
+        Port("k_norm", ("dh",), _F32, "gain of the per-head RMSNorm of k", optional=True),
+    ),
+    outputs=(
+        Port("y", ("B", "S", "H*dh"), _F32, "attention output, heads side by side"),
+        Port("present_k", ("B", "Hkv", "C", "dh"), _F32, "key cache after the write; bind it to past_k's buffer"),
+        Port("present_v", ("B", "Hkv", "C", "dh"), _F32, "value cache after the write; bind it to past_v's buffer"),
+    ),
+    attributes=(
+        Attribute("num_heads", "int", "query heads H"),
+        Attribute("kv_num_heads", "int", "key/value heads Hkv; divides H"),
+        Attribute("scale", "float", "multiplies the scores, usually dh ** -0.5"),
+        Attribute("window", "int", "sliding window: a row sees the last `window` slots incl. its own; 0 = all", 0),
+        Attribute("rotary_dim", "int", "features that rotate; 0 = all of dh", 0),
+        Attribute("epsilon", "float", "of the per-head norms", 1e-6),
+    ),
+    cost="4*B*H*S*(past+S)*dh FLOP; 8*B*Hkv*(past+S)*dh bytes of cache read",
+    errors=("past_len + S exceeds C, or past_len is negative", "H is not a multiple of Hkv", "widths do not fit the heads"),
+    body=body,
+    reference=reference,
+)

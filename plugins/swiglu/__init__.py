@@ -1,0 +1,1 @@
+"""SwiGLU: the gated activation between the two linears of a feed-forward block."""

@@ -1,0 +1,1 @@
+"""The runtime: opens a bundle and decodes. Needs neither torch nor onnx."""

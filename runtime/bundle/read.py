@@ -1,0 +1,208 @@
+"""Opening a bundle: schema, paths, sizes and hashes are checked before anything of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...errors import BundleError, found_wanted
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+_MANIFEST_LIMIT = 16 << 20
+"""Bytes. A manifest is a few KB per hundred tensors; anything near this is not one of ours."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle. ``manifest`` is the parsed manifest.json (see manifest.schema.json for its fields)."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def file(self, relative: str) -> Path:
+        """Absolute path of a file the manifest lists. Raises BundleError when it lists no such file."""
+        if relative not in self.manifest["files"]:
+            raise BundleError(
+                found_wanted(
+                    f"file {relative!r} of {self.path}", "not listed", "an entry of 'files'", "export the bundle again"
+                )
+            )
+        return self.path / relative
+
+    def graph(self, name: str) -> Path:
+        """Path of the ONNX file of graph ``name``."""
+        graphs = self.manifest["graphs"]
+        if name not in graphs:
+            raise BundleError(
+                found_wanted(
+                    f"graph {name!r} of {self.path}", "missing", f"one of {sorted(graphs)}", "export it with a newer farthing"
+                )
+            )
+        return self.file(graphs[name]["file"])
+
+    def text(self, relative: str) -> str:
+        """A listed file as text."""
+        return self.file(relative).read_text(encoding="utf-8")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all graph and external-data files: what stays resident while the bundle is open."""
+        listed = self.manifest["files"]
+        return sum(listed[f]["bytes"] for g in self.manifest["graphs"].values() for f in [g["file"], *g["data"]])
+
+    def kv_bytes(self, context: int, batch: int = 1) -> int:
+        """Bytes of the key/value cache for ``context`` slots: 2 caches x layers x heads x head size x 4."""
+        kv = self.manifest["kv"]
+        return 2 * kv["layers"] * kv["kv_heads"] * kv["head_dim"] * 4 * context * batch
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema of the manifest."""
+    text = (Path(__file__).parent / "manifest.schema.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read in 4 MB pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(4 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def open_bundle(path: str | Path, *, hashes: bool = True) -> Bundle:
+    """Open and check the bundle in folder ``path``.
+
+    Checks the manifest against its schema, that every listed file is a plain file inside the folder with the listed size and
+    (with ``hashes``) SHA-256, and that all files graphs, tokenizer and vectors refer to are listed. Raises BundleError.
+    """
+    root = Path(path)
+    manifest = _read_manifest(root)
+    for relative, entry in manifest["files"].items():
+        _check_file(root, relative, entry, hashes)
+    for relative in _referred(manifest):
+        if relative not in manifest["files"]:
+            raise BundleError(
+                found_wanted(
+                    f"file {relative!r} used by {root / MANIFEST}", "not in 'files'", "a listed file", "export the bundle again"
+                )
+            )
+    _check_consistent(root, manifest)
+    return Bundle(root, manifest)
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
+    import jsonschema
+
+    path = root / MANIFEST
+    if not root.is_dir():
+        raise BundleError(
+            found_wanted(f"bundle {root}", "not a folder", "a folder made by `farthing export`", "check the path")
+        )
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(
+            found_wanted(f"{path}", "missing", "a manifest.json", "check the path, or export the bundle again")
+        )
+    if path.stat().st_size > _MANIFEST_LIMIT:
+        raise BundleError(
+            found_wanted(f"size of {path}", path.stat().st_size, f"at most {_MANIFEST_LIMIT}", "export the bundle again")
+        )
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            found_wanted(f"{path}", f"not JSON ({error})", "a JSON object", "export the bundle again")
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != "farthing-bundle":
+        raise BundleError(
+            found_wanted(f"field 'format' of {path}", "something else", "'farthing-bundle'", "this is not a farthing bundle")
+        )
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            found_wanted(
+                f"format_version of {path}",
+                version,
+                FORMAT_VERSION,
+                "update farthing" if isinstance(version, int) and version > FORMAT_VERSION else "export the bundle again",
+            )
+        )
+    validator = jsonschema.Draft202012Validator(schema())
+    problem = jsonschema.exceptions.best_match(validator.iter_errors(manifest))
+    if problem is not None:
+        field = "/".join(str(p) for p in problem.absolute_path) or "(top level)"
+        raise BundleError(
+            found_wanted(
+                f"field {field} of {path}", f"wrong ({problem.message[:200]})", "what the schema says", "export the bundle again"
+            )
+        )
+    return manifest
+
+
+def _check_file(root: Path, relative: str, entry: dict[str, Any], hashes: bool) -> None:
+    # The schema allows no '..', no absolute path and no dot-files; a symlink anywhere on the way could still lead out.
+    path = root
+    for part in relative.split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise BundleError(
+                found_wanted(f"{path}", "a symbolic link", "a plain file inside the bundle", "copy the file it points to")
+            )
+    if not path.is_file():
+        raise BundleError(found_wanted(f"{path}", "missing", "a file the manifest lists", "copy or export the bundle again"))
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise BundleError(
+            found_wanted(f"size of {path}", f"{size} bytes", f"{entry['bytes']} bytes", "copy or export the bundle again")
+        )
+    if hashes and (digest := sha256_of(path)) != entry["sha256"]:
+        raise BundleError(
+            found_wanted(
+                f"sha256 of {path}", digest, entry["sha256"], "the file was changed; copy or export the bundle again"
+            )
+        )
+
+
+def _referred(manifest: dict[str, Any]) -> list[str]:
+    files = [manifest["vectors"]]
+    for graph in manifest["graphs"].values():
+        files += [graph["file"], *graph["data"]]
+    if tokenizer := manifest["tokenizer"]:
+        files.append(tokenizer["file"])
+        if tokenizer["chat_template"]:
+            files.append(tokenizer["chat_template"])
+    return files
+
+
+def _check_consistent(root: Path, manifest: dict[str, Any]) -> None:
+    model, kv, tokenizer = manifest["model"], manifest["kv"], manifest["tokenizer"]
+    for field in ("layers", "kv_heads", "head_dim"):
+        if model[field] != kv[field]:
+            raise BundleError(
+                found_wanted(f"kv.{field} of {root / MANIFEST}", kv[field], model[field], "export the bundle again")
+            )
+    if tokenizer is None:
+        return
+    vocab = model["vocab_size"]
+    if tokenizer["vocab_size"] > vocab:
+        raise BundleError(
+            found_wanted(
+                f"tokenizer.vocab_size of {root / MANIFEST}",
+                tokenizer["vocab_size"],
+                f"at most the embedding's {vocab} rows",
+                "use the tokenizer the model was trained with",
+            )
+        )
+    for name, ids in (("bos_id", [tokenizer["bos_id"]]), ("eos_ids", tokenizer["eos_ids"])):
+        for token in ids:
+            if token is not None and token >= vocab:
+                raise BundleError(
+                    found_wanted(f"tokenizer.{name} of {root / MANIFEST}", token, f"below {vocab}", "export the bundle again")
+                )

@@ -1,0 +1,42 @@
+"""The names of every tensor of every graph, with shape and dtype: the one place where they are spelled.
+
+``runtime/core/tensors.h`` holds the same names for C++; ``tests/test_tensor_names.py`` compares the two files.
+Symbols: B sequences, S rows of this pass, R rows whose logits are wanted, V vocabulary, C cache capacity,
+Hkv key/value heads, dh head size.
+"""
+
+from __future__ import annotations
+
+INPUT_IDS = "input_ids"
+"""int64 [B,S]: token ids of this pass."""
+
+POSITIONS = "positions"
+"""int64 [B,S]: rotary position of each row. Not the cache slot: pruned or drafted rows keep their own."""
+
+PAST_LEN = "past_len"
+"""int64 [B]: filled cache slots; row i is written to slot past_len + i."""
+
+LOGIT_ROWS = "logit_rows"
+"""int64 [B,R]: which of the S rows go through the head. Prefill wants one of them, verification all."""
+
+LOGITS = "logits"
+"""float32 [B,R,V]."""
+
+PAST_K = "past_k.{}"
+"""float32 [B,Hkv,C,dh]: key cache of layer {}, already rotated."""
+
+PAST_V = "past_v.{}"
+"""float32 [B,Hkv,C,dh]: value cache of layer {}."""
+
+PRESENT_K = "present_k.{}"
+"""float32 [B,Hkv,C,dh]: the same cache after the write; bind it to the buffer of past_k."""
+
+PRESENT_V = "present_v.{}"
+"""float32 [B,Hkv,C,dh]: the same cache after the write; bind it to the buffer of past_v."""
+
+HIDDEN = "hidden.{}"
+"""float32 [B,S,D]: residual stream after layer {}; hidden.0 is the embedding, hidden.L the stream after the last layer.
+An inner value of the graph: the drift report turns it into an output."""
+
+DECODER = "decoder"
+"""Name of the graph of a plain decoder in the manifest, and stem of its file."""
