@@ -105,7 +105,7 @@ function(farthing_imported target prefix)
   set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${includes}")
 endfunction()
 
-# farthing_finish(<name> <target> <what> <root variable> <package> <needed variables...>): sets <name>_FOUND and makes the
+# farthing_finish(<name> <target> <what> <root> <package> <needed variables...>): sets <name>_FOUND and makes the
 # target, or says what is missing. (CMake's own helper cannot carry a sentence with a semicolon.)
 macro(farthing_finish name target what root package)
   set(${name}_FOUND TRUE)

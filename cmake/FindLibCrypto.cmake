@@ -4,7 +4,8 @@ include("${CMAKE_CURRENT_LIST_DIR}/FarthingFind.cmake")
 
 farthing_find(LibCrypto ROOT LIBCRYPTO_ROOT PACKAGE libssl-dev HEADER openssl/sha.h
               ARCH_HEADER openssl/opensslconf.h LIBRARY crypto)
-farthing_finish(LibCrypto farthing::sha256 "OpenSSL's libcrypto" LIBCRYPTO_ROOT libssl-dev LibCrypto_LIBRARY LibCrypto_INCLUDE_DIR)
+farthing_finish(LibCrypto farthing::sha256 "OpenSSL's libcrypto"
+                LIBCRYPTO_ROOT libssl-dev LibCrypto_LIBRARY LibCrypto_INCLUDE_DIR)
 
 if(LibCrypto_FOUND)
   # The archive uses threads and, before glibc 2.34, libdl.
