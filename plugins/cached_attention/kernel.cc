@@ -1,0 +1,241 @@
+// Streaming-softmax attention (Dao et al. 2022, Milakov and Gimelshein 2018) over tiles of keys, read in cache order.
+//
+// All query heads of one key/value head share its keys, so their rows are stacked: a decode step of SmolLM2 (9 heads over 3)
+// multiplies 3 rows per key it loads. Bytes per step and layer: 2 * kv_heads * length * dim * 4, whatever the capacity.
+#include "kernel.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "../native/simd.h"
+
+namespace farthing {
+namespace FARTHING_ISA {
+namespace {
+
+constexpr std::size_t kKeys = 64;   // keys a tile; tiles start at multiples of it, for every row of every pass
+constexpr std::size_t kRows = 24;   // query rows a task: scores 24*64*4 = 6 KiB and outputs 24*128*4 = 12 KiB stay in L1
+constexpr std::size_t kMaxDim = 512;
+#if defined(__AVX512F__)
+constexpr std::size_t kTileRows = 6;  // 6*4 accumulators of 32 registers
+#else
+constexpr std::size_t kTileRows = 3;  // 3*4 accumulators of 16 registers
+#endif
+constexpr std::size_t kTileCols = 4;
+constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+
+static_assert(kKeys % kLanes == 0);
+
+// One head vector: optional RMSNorm, half-split rotation of the first 2*half features, scaled, written to out.
+void rotate(const float* x, const float* norm, const float* cos, const float* sin, const CachedAttentionArgs& a, float scale,
+            float* out) {
+  float gain = scale;
+  if (norm) {
+    float squares = 0;
+    for (std::size_t i = 0; i < a.dim; ++i) squares += x[i] * x[i];
+    gain *= 1.0f / std::sqrt(squares / static_cast<float>(a.dim) + a.epsilon);
+  }
+  for (std::size_t i = 0; i < a.half; ++i) {
+    const float first = x[i] * (norm ? norm[i] : 1.0f);
+    const float second = x[a.half + i] * (norm ? norm[a.half + i] : 1.0f);
+    out[i] = (first * cos[i] - second * sin[i]) * gain;
+    out[a.half + i] = (second * cos[i] + first * sin[i]) * gain;
+  }
+  for (std::size_t i = 2 * a.half; i < a.dim; ++i) out[i] = x[i] * (norm ? norm[i] : 1.0f) * gain;
+}
+
+// Splits one row of qkv: rotated and scaled queries to scratch [batch][kv_head][row * group + head in group][dim], keys and
+// values to their cache slot.
+void place_row(const CachedAttentionArgs& a, std::size_t b, std::size_t row) {
+  const std::size_t group = a.heads / a.kv_heads;
+  const float* packed = a.qkv + (b * a.rows + row) * (a.heads + 2 * a.kv_heads) * a.dim;
+  const float* cos = a.cos + (b * a.rows + row) * a.half;
+  const float* sin = a.sin + (b * a.rows + row) * a.half;
+  for (std::size_t h = 0; h < a.heads; ++h) {
+    float* q = a.scratch + ((b * a.kv_heads + h / group) * a.rows * group + row * group + h % group) * a.dim;
+    rotate(packed + h * a.dim, a.q_norm, cos, sin, a, a.scale, q);
+  }
+  const std::size_t slot = static_cast<std::size_t>(a.past_len[b]) + row;
+  for (std::size_t h = 0; h < a.kv_heads; ++h) {
+    const std::size_t at = ((b * a.kv_heads + h) * a.capacity + slot) * a.dim;
+    rotate(packed + (a.heads + h) * a.dim, a.k_norm, cos, sin, a, 1.0f, a.present_k + at);
+    std::copy_n(packed + (a.heads + a.kv_heads + h) * a.dim, a.dim, a.present_v + at);
+  }
+}
+
+// scores[r * kKeys + c] = q[r] . k[c]: the tile of plugins/linear, without its blocking.
+template <std::size_t kR, std::size_t kC>
+inline void dot_tile(const float* q, const float* k, std::size_t dim, float* scores) {
+  Vec acc[kR][kC] = {};
+  const std::size_t whole = dim - dim % kLanes;
+  for (std::size_t p = 0; p < whole; p += kLanes) {
+    Vec kv[kC];
+    for (std::size_t c = 0; c < kC; ++c) kv[c] = load(k + c * dim + p);
+    for (std::size_t r = 0; r < kR; ++r) {
+      const Vec qv = load(q + r * dim + p);
+      for (std::size_t c = 0; c < kC; ++c) acc[r][c] += qv * kv[c];
+    }
+  }
+  if (whole < dim) {
+    for (std::size_t c = 0; c < kC; ++c) {
+      const Vec kv = load_head(k + c * dim + whole, dim - whole);
+      for (std::size_t r = 0; r < kR; ++r) acc[r][c] += load_head(q + r * dim + whole, dim - whole) * kv;
+    }
+  }
+  for (std::size_t r = 0; r < kR; ++r) {
+    for (std::size_t c = 0; c < kC; ++c) scores[r * kKeys + c] = sum(acc[r][c]);
+  }
+}
+
+template <std::size_t kR>
+void dot_rows(const float* q, const float* k, std::size_t keys, std::size_t dim, float* scores) {
+  std::size_t c = 0;
+  for (; c + kTileCols <= keys; c += kTileCols) dot_tile<kR, kTileCols>(q, k + c * dim, dim, scores + c);
+  for (; c < keys; ++c) dot_tile<kR, 1>(q, k + c * dim, dim, scores + c);
+}
+
+// out[r] += weights[r] @ v for kR rows and kVecs vectors of the head dimension.
+template <std::size_t kR, std::size_t kVecs>
+inline void mix_tile(const float* weights, const float* v, std::size_t keys, std::size_t dim, float* out) {
+  Vec acc[kR][kVecs];
+  for (std::size_t r = 0; r < kR; ++r) {
+    for (std::size_t i = 0; i < kVecs; ++i) acc[r][i] = load(out + r * dim + i * kLanes);
+  }
+  for (std::size_t c = 0; c < keys; ++c) {
+    Vec value[kVecs];
+    for (std::size_t i = 0; i < kVecs; ++i) value[i] = load(v + c * dim + i * kLanes);
+    for (std::size_t r = 0; r < kR; ++r) {
+      const Vec weight = splat(weights[r * kKeys + c]);
+      for (std::size_t i = 0; i < kVecs; ++i) acc[r][i] += weight * value[i];
+    }
+  }
+  for (std::size_t r = 0; r < kR; ++r) {
+    for (std::size_t i = 0; i < kVecs; ++i) store(out + r * dim + i * kLanes, acc[r][i]);
+  }
+}
+
+template <std::size_t kR>
+void mix_rows(const float* weights, const float* v, std::size_t keys, std::size_t dim, float* out) {
+  std::size_t p = 0;
+  for (; p + 4 * kLanes <= dim; p += 4 * kLanes) mix_tile<kR, 4>(weights, v + p, keys, dim, out + p);
+  for (; p + kLanes <= dim; p += kLanes) mix_tile<kR, 1>(weights, v + p, keys, dim, out + p);
+  for (; p < dim; ++p) {  // head sizes that are no multiple of the vector
+    for (std::size_t r = 0; r < kR; ++r) {
+      float total = out[r * dim + p];
+      for (std::size_t c = 0; c < keys; ++c) total += weights[r * kKeys + c] * v[c * dim + p];
+      out[r * dim + p] = total;
+    }
+  }
+}
+
+// Calls f.template operator()<n>(first row) for strips of kTileRows rows and one last strip of what is left.
+template <std::size_t kMost, class F>
+inline void last_strip(std::size_t first, std::size_t left, const F& f) {
+  if constexpr (kMost > 0) {
+    if (left == kMost) {
+      f.template operator()<kMost>(first);
+    } else {
+      last_strip<kMost - 1>(first, left, f);
+    }
+  }
+}
+
+template <class F>
+inline void in_strips(std::size_t rows, const F& f) {
+  std::size_t r = 0;
+  for (; r + kTileRows <= rows; r += kTileRows) f.template operator()<kTileRows>(r);
+  last_strip<kTileRows - 1>(r, rows - r, f);
+}
+
+// Running softmax of one row over one tile: rescales out, turns scores into weights. limit: keys of the tile it may see.
+void soften(float* scores, std::size_t from, std::size_t limit, float& top, float& mass, float* out, std::size_t dim) {
+  std::fill(scores, scores + from, kMinusInf);
+  std::fill(scores + limit, scores + kKeys, kMinusInf);
+  Vec best = load(scores);
+  for (std::size_t c = kLanes; c < kKeys; c += kLanes) best = maximum(best, load(scores + c));
+  const float higher = std::max(top, max_lane(best));
+  if (higher == kMinusInf) {  // nothing visible yet (a tile before the window)
+    std::fill(scores, scores + kKeys, 0.0f);
+    return;
+  }
+  Vec total{};
+  for (std::size_t c = 0; c < kKeys; c += kLanes) {
+    const Vec weight = exp(load(scores + c) - splat(higher));
+    store(scores + c, weight);
+    total += weight;
+  }
+  const float shrink = top == kMinusInf ? 0.0f : exp(splat(top - higher))[0];
+  mass = mass * shrink + sum(total);
+  if (shrink != 1.0f) {
+    for (std::size_t i = 0; i < dim; ++i) out[i] *= shrink;
+  }
+  top = higher;
+}
+
+// Rows [begin, end) of the stacked rows of key/value head h of sequence b.
+void attend(const CachedAttentionArgs& a, std::size_t b, std::size_t h, std::size_t begin, std::size_t end) {
+  const std::size_t group = a.heads / a.kv_heads;
+  const std::size_t past = static_cast<std::size_t>(a.past_len[b]);
+  const std::size_t rows = end - begin;
+  const float* q = a.scratch + ((b * a.kv_heads + h) * a.rows * group + begin) * a.dim;
+  const float* keys = a.present_k + (b * a.kv_heads + h) * a.capacity * a.dim;
+  const float* values = a.present_v + (b * a.kv_heads + h) * a.capacity * a.dim;
+
+  alignas(64) float scores[kRows * kKeys];
+  alignas(64) float out[kRows * kMaxDim];
+  float top[kRows], mass[kRows];
+  std::fill(out, out + rows * a.dim, 0.0f);
+  std::fill(top, top + rows, kMinusInf);
+  std::fill(mass, mass + rows, 0.0f);
+
+  const std::size_t first_own = past + begin / group, last_own = past + (end - 1) / group;
+  const std::size_t earliest = a.window && first_own + 1 > a.window ? first_own + 1 - a.window : 0;
+  for (std::size_t base = earliest / kKeys * kKeys; base <= last_own; base += kKeys) {
+    const std::size_t present = std::min(kKeys, last_own + 1 - base);
+    in_strips(rows, [&]<std::size_t kR>(std::size_t r) {
+      dot_rows<kR>(q + r * a.dim, keys + base * a.dim, present, a.dim, scores + r * kKeys);
+    });
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t own = past + (begin + r) / group;
+      const std::size_t lowest = a.window && own + 1 > a.window ? own + 1 - a.window : 0;
+      const std::size_t from = std::min(present, lowest > base ? lowest - base : 0);
+      const std::size_t limit = own < base ? from : std::max(from, std::min(present, own + 1 - base));
+      soften(scores + r * kKeys, from, limit, top[r], mass[r], out + r * a.dim, a.dim);
+    }
+    in_strips(rows, [&]<std::size_t kR>(std::size_t r) {
+      mix_rows<kR>(scores + r * kKeys, values + base * a.dim, present, a.dim, out + r * a.dim);
+    });
+  }
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::size_t row = (begin + r) / group, head = h * group + (begin + r) % group;
+    float* y = a.y + ((b * a.rows + row) * a.heads + head) * a.dim;
+    for (std::size_t i = 0; i < a.dim; ++i) y[i] = out[r * a.dim + i] / mass[r];
+  }
+}
+
+}  // namespace
+
+void cached_attention(const CachedAttentionArgs& a, const Parallel& parallel) {
+  const std::size_t cache = a.batch * a.kv_heads * a.capacity * a.dim;
+  if (a.present_k != a.past_k) std::copy_n(a.past_k, cache, a.present_k);
+  if (a.present_v != a.past_v) std::copy_n(a.past_v, cache, a.present_v);
+
+  constexpr std::size_t kPlaced = 16;  // rows a task when splitting qkv: some 10 us each
+  const std::size_t strips = (a.rows + kPlaced - 1) / kPlaced;
+  parallel(a.batch * strips, [&](std::size_t task) {
+    const std::size_t b = task / strips, begin = task % strips * kPlaced;
+    for (std::size_t row = begin; row < std::min(begin + kPlaced, a.rows); ++row) place_row(a, b, row);
+  });
+
+  const std::size_t stacked = a.rows * (a.heads / a.kv_heads);
+  const std::size_t blocks = (stacked + kRows - 1) / kRows;
+  parallel(a.batch * a.kv_heads * blocks, [&](std::size_t task) {
+    const std::size_t b = task / (a.kv_heads * blocks), h = task / blocks % a.kv_heads;
+    const std::size_t begin = task % blocks * kRows;
+    attend(a, b, h, begin, std::min(begin + kRows, stacked));
+  });
+}
+
+}  // namespace FARTHING_ISA
+}  // namespace farthing

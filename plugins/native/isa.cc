@@ -1,0 +1,48 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace farthing {
+namespace {
+
+Isa detect() {
+  Isa best = Isa::base;
+#if defined(__x86_64__)
+  // F16C has no name of its own in __builtin_cpu_supports of older compilers; every processor with AVX2 and FMA has it.
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::avx2;
+  if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+    best = Isa::avx512;
+  }
+#endif
+  if (const char* wanted = std::getenv("FARTHING_MAX_ISA")) {
+    if (std::strcmp(wanted, "base") == 0) return Isa::base;
+    if (std::strcmp(wanted, "avx2") == 0 && best == Isa::avx512) return Isa::avx2;
+  }
+  return best;
+}
+
+}  // namespace
+
+Isa selected_isa() {
+  static const Isa isa = detect();
+  return isa;
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx2:
+      return "avx2";
+    default:
+#if defined(__aarch64__)
+      return "neon";
+#else
+      return "base";
+#endif
+  }
+}
+
+}  // namespace farthing

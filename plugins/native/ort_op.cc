@@ -1,0 +1,105 @@
+#include "ort_op.h"
+
+namespace farthing::ort {
+namespace {
+
+void check(OrtStatus* status) {
+  if (status == nullptr) return;
+  const std::string message = Ort::GetApi().GetErrorMessage(status);
+  const OrtErrorCode code = Ort::GetApi().GetErrorCode(status);
+  Ort::GetApi().ReleaseStatus(status);
+  throw Ort::Exception(std::string(message), code);
+}
+
+}  // namespace
+
+std::size_t View::elements() const {
+  std::size_t count = 1;
+  for (std::size_t i = 0; i < rank; ++i) count *= static_cast<std::size_t>(dims[i]);
+  return count;
+}
+
+std::string View::shape() const {
+  std::string text = "[";
+  for (std::size_t i = 0; i < rank; ++i) text += (i ? "," : "") + std::to_string(dims[i]);
+  return text + "]";
+}
+
+View input(OrtKernelContext* context, std::size_t index) {
+  const OrtApi& api = Ort::GetApi();
+  View view;
+  std::size_t count = 0;
+  check(api.KernelContext_GetInputCount(context, &count));
+  if (index >= count) return view;
+  const OrtValue* value = nullptr;
+  check(api.KernelContext_GetInput(context, index, &value));
+  if (value == nullptr) return view;
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api.GetTensorTypeAndShape(value, &info));
+  check(api.GetTensorElementType(info, &view.type));
+  check(api.GetDimensionsCount(info, &view.rank));
+  if (view.rank <= kMaxRank) check(api.GetDimensions(info, view.dims.data(), view.rank));
+  api.ReleaseTensorTypeAndShapeInfo(info);
+  if (view.rank > kMaxRank) throw Ort::Exception("rank of an input is above 8", ORT_INVALID_ARGUMENT);
+  void* data = nullptr;
+  check(api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  view.data = data;
+  return view;
+}
+
+void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> dims) {
+  const OrtApi& api = Ort::GetApi();
+  OrtValue* value = nullptr;
+  check(api.KernelContext_GetOutput(context, index, dims.data(), dims.size(), &value));
+  void* data = nullptr;
+  check(api.GetTensorMutableData(value, &data));
+  return data;
+}
+
+Parallel threads(OrtKernelContext* context) {
+  return {context, [](void* owner, void (*fn)(void*, std::size_t), std::size_t count, void* data) {
+            // One batch per task: tasks are tens of microseconds, and the pool balances them.
+            check(Ort::GetApi().KernelContext_ParallelFor(static_cast<OrtKernelContext*>(owner), fn, count, count, data));
+          }};
+}
+
+void refuse(const char* op, const std::string& what, const std::string& found, const std::string& wanted,
+            const std::string& fix) {
+  throw Ort::Exception(std::string(op) + ": " + what + " is " + found + ", expected " + wanted + "; " + fix,
+                       ORT_INVALID_ARGUMENT);
+}
+
+std::vector<OrtCustomOp*>& table() {
+  static std::vector<OrtCustomOp*> ops;
+  return ops;
+}
+
+std::int64_t int_attribute(const OrtKernelInfo* info, const char* name) {
+  std::int64_t value = 0;
+  check(Ort::GetApi().KernelInfoGetAttribute_int64(info, name, &value));
+  return value;
+}
+
+float float_attribute(const OrtKernelInfo* info, const char* name) {
+  float value = 0;
+  check(Ort::GetApi().KernelInfoGetAttribute_float(info, name, &value));
+  return value;
+}
+
+std::int64_t int_attribute(const OrtKernelInfo* info, const char* name, std::int64_t fallback) {
+  try {
+    return int_attribute(info, name);
+  } catch (const Ort::Exception&) {
+    return fallback;
+  }
+}
+
+float float_attribute(const OrtKernelInfo* info, const char* name, float fallback) {
+  try {
+    return float_attribute(info, name);
+  } catch (const Ort::Exception&) {
+    return fallback;
+  }
+}
+
+}  // namespace farthing::ort
