@@ -48,8 +48,9 @@ def make_model(config, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     tied = config.tie_word_embeddings
-    # With a tied head the embedding in the stream votes for the token it came from, |e|^2 / rms(stream) in the logits: at rms 1 that
-    # is 9, the maximum of the other 4000, and the model repeats its last token for ever. Larger branches drown it.
+    # With a tied head the embedding in the stream votes for the token it came from, |e|^2 / rms(stream) in the logits:
+    # at rms 1 that is 9, near the maximum of the other 4000, and the model repeats its last token for ever. Larger
+    # branches drown it.
     residual = 3.0 if tied else 1 / math.sqrt(2 * config.num_hidden_layers)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):

@@ -122,9 +122,14 @@ def measure_pass(jobs: dict, prompt: list[int], threads: int, runs: int, context
 
 
 def rates(result: dict, prompt_length: int, clock: str) -> dict:
-    """Median tokens per second of `clock` ("cpu" or "wall"), with the spread (max - min) / median of decode."""
+    """Tokens per second of `clock` ("cpu" or "wall"): median and best run, and (max - min) / median of decode.
+
+    Waiting for memory counts as CPU time, so neighbours on the same memory bus slow a run but never speed it up: where
+    the spread is wide, the best runs compare the programs and the medians compare the minutes.
+    """
     decode = [run["decode"][clock] for run in result["runs"]]
     prefill = [run["prefill"][clock] for run in result["runs"]]
     middle = statistics.median(decode)
     return {"decode": (NEW - 1) / middle, "prefill": prompt_length / statistics.median(prefill),
+            "decode_best": (NEW - 1) / min(decode), "prefill_best": prompt_length / min(prefill),
             "spread": (max(decode) - min(decode)) / middle, "load": statistics.median(run["load"] for run in result["runs"])}

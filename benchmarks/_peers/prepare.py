@@ -35,7 +35,8 @@ class Workspace:
         """Interpreter of a virtual environment that holds exactly these pins; made again when the pins change."""
         folder = self.root / name
         python = folder / "venv" / "bin" / "python"
-        stamp, wanted = folder / "venv" / "pins.json", json.dumps([*pins, *([TORCH] if torch else []), *(f"-{name}" for name in drop)])
+        stamp = folder / "venv" / "pins.json"
+        wanted = json.dumps([*pins, *([TORCH] if torch else []), *(f"-{name}" for name in drop)])
         if stamp.exists() and stamp.read_text() == wanted:
             return python
         print(f"  installing {name}: {' '.join(pins)}", flush=True)

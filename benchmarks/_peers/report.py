@@ -29,7 +29,10 @@ def failures(rows: list[dict]) -> list[str]:
 
 
 def ratios(rows: list[dict]) -> list[str]:
-    """farthing over the best peer in each class and phase: CPU seconds at one thread, the gate."""
+    """farthing over the best peer in each class and phase: CPU seconds at one thread, the gate.
+
+    Given twice: of the medians, and of each side's best run, which a busy minute of the machine moves less.
+    """
     lines = []
     good = [row for row in rows if "one" in row]
     for precision in ("fp32", "int8", "int4"):
@@ -41,8 +44,9 @@ def ratios(rows: list[dict]) -> list[str]:
             best = max(peers, key=lambda row: row["one"][phase])
             text = f"{precision} {phase}: best peer {best['label']} {best['one'][phase]:.1f} tok/CPU-s"
             if ours:
-                value = ours[0]["one"][phase]
-                text += f", farthing {value:.1f}, ratio {value / best['one'][phase]:.2f}"
+                value, top = ours[0]["one"][phase], max(row["one"][phase + "_best"] for row in peers)
+                text += (f", farthing {value:.1f}, ratio {value / best['one'][phase]:.2f} "
+                         f"(best runs {ours[0]['one'][phase + '_best'] / top:.2f})")
             else:
                 text += ", farthing not measured"
             lines.append(text)
@@ -71,7 +75,8 @@ def markdown(result: dict, image: str | None) -> str:
     lines = [BEGIN, f"Measured {result['date']} on {where}; {result['prompt']} prompt ids, {result['new']} new, greedy, "
              f"batch 1, median of {result['runs']}. Rates per CPU second use one thread and count every thread of the process; "
              "wall rates use two threads on a machine that was doing other work too (see load), so read them as information. "
-             "`ids = HF`: leading ids equal to transformers fp32.", ""]
+             "`spread`: (max - min) / median of decode. `ids = HF`: leading ids equal to transformers fp32. Quantised rows use "
+             "each peer's own defaults: some also quantise activations or compute in bf16.", ""]
     if image:
         lines += [f"![decode and prefill rates of every peer]({image})", ""]
     for name, rows in result["models"].items():
