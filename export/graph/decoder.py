@@ -1,0 +1,154 @@
+"""The graph of a plain decoder: one step over S new rows with a KV cache of fixed capacity.
+
+Nine nodes prepare a step (embedding, rotary angles, first norm, picking the rows that need logits), each layer adds eight (nine
+or more with biases), the head is one. The hidden state between layers is never written twice: AddRMSNorm adds and norms at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...models.config import DecoderConfig
+from ...runtime import tensors as names
+from ..checkpoint.base import Checkpoint
+from .writer import GraphWriter, Progress, TensorInfo, no_progress
+
+
+def write_decoder(writer: GraphWriter, checkpoint: Checkpoint, *, dtype: str, progress: Progress = no_progress) -> None:
+    """Fill ``writer`` with the decoder of ``checkpoint`` and save it.
+
+    ``dtype`` (``float32`` or ``float16``) is how matrices are stored; norms and biases stay float32 and so does all arithmetic.
+    Inputs and outputs are those of `farthing.runtime.tensors`. Raises CheckpointError.
+    """
+    _DecoderGraph(writer, checkpoint, dtype, progress).write()
+
+
+class _DecoderGraph:
+    def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, dtype: str, progress: Progress) -> None:
+        self.w = writer
+        self.checkpoint = checkpoint
+        self.config: DecoderConfig = checkpoint.config
+        self.dtype = dtype
+        self._progress = progress
+        self._done = 0
+
+    def write(self) -> None:
+        self._declare()
+        normed = self._begin()
+        for layer in range(self.config.layers):
+            normed = self._layer(layer, normed)
+        self._head(normed)
+        self.w.save()
+
+    def _declare(self) -> None:
+        c = self.config
+        self.w.inputs += [
+            TensorInfo(names.INPUT_IDS, "int64", ("B", "S")),
+            TensorInfo(names.POSITIONS, "int64", ("B", "S")),
+            TensorInfo(names.PAST_LEN, "int64", ("B",)),
+            TensorInfo(names.LOGIT_ROWS, "int64", ("B", "R")),
+        ]
+        self.w.outputs.append(TensorInfo(names.LOGITS, "float32", ("B", "R", c.vocab_size)))
+        cache = ("B", c.kv_heads, "C", c.head_dim)
+        for i in range(c.layers):
+            self.w.inputs += [TensorInfo(n.format(i), "float32", cache) for n in (names.PAST_K, names.PAST_V)]
+            self.w.outputs += [TensorInfo(n.format(i), "float32", cache) for n in (names.PRESENT_K, names.PRESENT_V)]
+        self.w.inner += [
+            TensorInfo(names.HIDDEN.format(i), "float32", ("B", "S", c.hidden_size)) for i in range(c.layers + 1)
+        ]
+
+    def _begin(self) -> str:
+        """Embedding, rotary angles and the norm before the first layer; returns the normed rows."""
+        w, c = self.w, self.config
+        self._matrix("embed.weight", "embed.weight")
+        stream = names.HIDDEN.format(0)
+        narrow = self.dtype == "float16"
+        w.node("Gather", ["embed.weight", names.INPUT_IDS], ["embedded" if narrow else stream], axis=0)
+        if narrow:
+            w.node("Cast", ["embedded"], [stream], to=1)
+        w.constant("last_axis", np.array([-1], np.int64))
+        w.constant("inv_freq", c.rope.inv_freq(c.head_dim))
+        # Angles are computed once per step, not looked up: no table that ends at some context length.
+        w.node("Cast", [names.POSITIONS], ["positions_float"], to=1)
+        w.node("Unsqueeze", ["positions_float", "last_axis"], ["positions_column"])
+        w.node("Mul", ["positions_column", "inv_freq"], ["angles"])
+        w.node("Cos", ["angles"], ["cos"])
+        w.node("Sin", ["angles"], ["sin"])
+        self._vector("layers.0.attn_norm.weight")
+        w.node("RMSNormalization", [stream, "layers.0.attn_norm.weight"], ["layers.0.attn_in"], axis=-1, epsilon=c.norm_epsilon)
+        return "layers.0.attn_in"
+
+    def _layer(self, i: int, normed: str) -> str:
+        """One layer from its normed input; returns the normed input of what follows."""
+        w, c, p = self.w, self.config, f"layers.{i}."
+        qkv = self._linear(normed, p + "qkv", [p + "q", p + "k", p + "v"], bias=c.qkv_bias)
+        inputs = [qkv, "cos", "sin", names.PAST_K.format(i), names.PAST_V.format(i), names.PAST_LEN]
+        if c.qk_norm:
+            inputs += [self._vector(p + "q_norm.weight"), self._vector(p + "k_norm.weight")]
+        w.operator(
+            "CachedAttention",
+            inputs,
+            [p + "mixed", names.PRESENT_K.format(i), names.PRESENT_V.format(i)],
+            num_heads=c.heads,
+            kv_num_heads=c.kv_heads,
+            scale=c.scale,
+            window=c.sliding_window,
+            epsilon=c.norm_epsilon,
+        )
+        attended = self._linear(p + "mixed", p + "o", [p + "o"], bias=c.o_bias)
+        norm = self._vector(p + "mlp_norm.weight")
+        mlp_in = self._add_norm(names.HIDDEN.format(i), attended, norm, p + "mlp_in", p + "attended_stream")
+        gate_up = self._linear(mlp_in, p + "gate_up", [p + "gate", p + "up"], bias=c.mlp_bias)
+        w.operator("SwiGLU", [gate_up], [p + "activation"])
+        down = self._linear(p + "activation", p + "down", [p + "down"], bias=c.mlp_bias)
+        last = i + 1 == c.layers
+        norm = self._vector("norm.weight" if last else f"layers.{i + 1}.attn_norm.weight")
+        following = "final" if last else f"layers.{i + 1}.attn_in"
+        return self._add_norm(p + "attended_stream", down, norm, following, names.HIDDEN.format(i + 1))
+
+    def _head(self, normed: str) -> None:
+        """Logits of the wanted rows only: the head is the largest matrix, and prefill wants one row of it."""
+        self.w.node("Unsqueeze", [names.LOGIT_ROWS, "last_axis"], ["logit_row_index"])
+        self.w.node("GatherND", [normed, "logit_row_index"], ["wanted_rows"], batch_dims=1)
+        if not self.config.tied_head:
+            self._matrix("head.weight", "head.weight")
+        weight = "embed.weight" if self.config.tied_head else "head.weight"
+        self.w.operator("Linear", ["wanted_rows", weight], [names.LOGITS])
+
+    def _linear(self, x: str, name: str, parts: list[str], *, bias: bool) -> str:
+        """A fused linear of the rows of ``parts``; returns its output.
+
+        A bias is a standard Add, not Linear's third input: a graph carries one body per operator, which has its number of inputs
+        built in, and no model has a bias everywhere (the head never has one).
+        """
+        self._matrix(name + ".weight", *[p + ".weight" for p in parts])
+        self.w.operator("Linear", [x, name + ".weight"], [name + "_product" if bias else name])
+        if bias:
+            self._parts(name + ".bias", "float32", [p + ".bias" for p in parts])
+            self.w.node("Add", [name + "_product", name + ".bias"], [name])
+        return name
+
+    def _add_norm(self, stream: str, addend: str, norm: str, normed: str, total: str) -> str:
+        self.w.operator("AddRMSNorm", [stream, addend, norm], [normed, total], epsilon=self.config.norm_epsilon)
+        return normed
+
+    def _matrix(self, name: str, *parts: str) -> None:
+        self._parts(name, self.dtype, list(parts))
+
+    def _vector(self, name: str) -> str:
+        self._parts(name, "float32", [name])
+        return name
+
+    def _parts(self, name: str, dtype: str, parts: list[str]) -> None:
+        shapes = [self.checkpoint.shape(p) for p in parts]
+        rows = sum(s[0] for s in shapes)
+        self.w.weight(name, (rows, *shapes[0][1:]), dtype, self._read(parts))
+
+    def _read(self, parts: list[str]) -> Iterator[np.ndarray]:
+        for part in parts:
+            array = self.checkpoint.tensor(part)
+            yield array
+            self._done += array.size
+            self._progress("writing weights", self._done, self.config.parameters)
