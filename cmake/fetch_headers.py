@@ -6,7 +6,7 @@ apt into a private state directory and unpacked under ``<build>/deps/<package>/`
 outside the build directory is written. The mirror's address comes from the machine's own apt configuration, and every
 index is checked against the distribution's own keyring, so an unsigned or altered package is refused by apt.
 
-Run again it does nothing, and needs no network, once everything is there. Python >= 3.10, apt-get and dpkg-deb suffice::
+Run again it does nothing, and needs no network, once everything is there. Python >= 3.10, apt-get, dpkg-deb suffice::
 
     python3 cmake/fetch_headers.py --build-dir build
 """
