@@ -22,9 +22,12 @@ Tensors = Callable[[str], torch.Tensor | None]
 
 
 def to_torch(array: np.ndarray, storage: str) -> torch.Tensor:
-    """A copy of ``array``: matrices as ``storage`` (``float32`` or ``float16``) keeps them, vectors as float32."""
+    """``array`` with matrices as ``storage`` (``float32`` or ``float16``) keeps them and vectors as float32.
+
+    Copies only where it must: a mapped file is read-only, and torch wants memory it may write.
+    """
     dtype = storage if array.ndim > 1 else "float32"
-    return torch.from_numpy(np.array(array, dtype=dtype))
+    return torch.from_numpy(np.require(array, dtype=dtype, requirements=["C", "W"]))
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

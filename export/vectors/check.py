@@ -36,7 +36,13 @@ def check_against_reference(recording: Recording, checkpoint: Checkpoint, dtype:
     cache = KVCache.empty(checkpoint.config, ids.shape[1], len(cases))
     rows = first[:, None] + torch.arange(NEW_TOKENS)
     past = torch.zeros(len(cases), dtype=torch.int64)
-    wanted = model.forward(ids, cache, past, logit_rows=rows).logits.numpy()
+    threads = torch.get_num_threads()
+    # A few dozen rows: on a busy machine two threads that wait for each other take five times as long as one.
+    torch.set_num_threads(1)
+    try:
+        wanted = model.forward(ids, cache, past, logit_rows=rows).logits.numpy()
+    finally:
+        torch.set_num_threads(threads)
     found = np.stack([c.logits for c in cases])
     error = np.abs(found - wanted).max(-1)  # [cases, NEW_TOKENS]
     allowed = TOLERANCE * np.maximum(1.0, np.abs(wanted).max(-1))

@@ -1,0 +1,97 @@
+"""``farthing export``: checkpoint in, bundle out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..export.graph import Progress
+    from ..export.recipe_types import ExportResult
+
+HELP = """Turn a checkpoint into a bundle: a folder with ONNX graphs, tokenizer and recorded test vectors.
+
+\b
+METHOD is what the model does with its tokens; `decoder` is plain text generation.
+--checkpoint is one of
+  * a Hugging Face folder: config.json, *.safetensors, tokenizer.json
+  * a GGUF file: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K ...
+of a Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 or Qwen3 model.
+
+\b
+Examples:
+  farthing export decoder --checkpoint SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
+  farthing export decoder --checkpoint ~/models/Qwen2.5-0.5B --out qwen --dtype float16
+
+\b
+What happens, in this order; nothing appears at --out before the last step:
+  1. names and shapes of all weights are compared with the configuration
+  2. the graph is written, one weight at a time
+  3. ONNX Runtime runs it on a few prompts; the answers are recorded in the bundle
+  4. the answers are compared with a PyTorch reference (left out with --no-check)
+  5. everything is hashed and the finished folder is moved to --out
+
+\b
+Next: farthing verify BUNDLE, farthing quantize BUNDLE, farthing run BUNDLE --prompt "..."
+Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be written, 5 graph and reference differ,
+6 a package is missing.
+"""
+
+
+@click.command("export", help=HELP, short_help="Turn a checkpoint into a bundle.")
+@click.argument("method")
+@click.option("--checkpoint", required=True, type=click.Path(), help="Hugging Face folder or .gguf file.")
+@click.option("--out", required=True, type=click.Path(), help="Folder to make; an older bundle there is replaced.")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    help="How matrices are stored: float32, or float16 for half the size. Arithmetic is float32 either way.",
+)
+@click.option("--no-check", is_flag=True, help="Skip the comparison with PyTorch (large models: it reads all weights again).")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
+def export_command(method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool) -> None:
+    from ..export import export  # heavy: numpy, onnx
+
+    with _progress_bar() as progress:
+        result = export(method, checkpoint, out, dtype=dtype, check=not no_check, progress=progress)
+    click.echo(json.dumps(result.as_json()) if as_json else _report(result))
+
+
+def _report(result: ExportResult) -> str:
+    check = result.check
+    compared = "not compared with PyTorch (--no-check)"
+    if check:
+        compared = f"largest difference from PyTorch {check['max_abs']:.1e} over {check['rows']} rows of logits"
+    return (
+        f"{result.path}: {result.parameters / 1e6:.1f} M parameters, {result.bytes / 1e6:.1f} MB, "
+        f"{result.nodes} nodes ({result.nodes_per_layer} per layer), {result.seconds:.1f} s\n{compared}"
+    )
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar on stderr, so that stdout stays clean for --json; one task per stage. No terminal, no bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield show
