@@ -171,3 +171,124 @@ def write_hf(
 def write_json(path: Path, value: Any) -> None:
     """Write JSON."""
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+_GGUF_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of a Hugging Face tensor."""
+    top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+    if name in top:
+        return top[name]
+    _, _, layer, rest = name.split(".", 3)
+    part, kind = rest.rsplit(".", 1)
+    return f"blk.{layer}.{_GGUF_NAMES[part]}.{kind}"
+
+
+def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp's order of q and k rows (convert_hf_to_gguf.py, LlamaModel.permute)."""
+    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def byte_level_tokens(vocab: int = VOCAB) -> tuple[list[str], list[int], list[str]]:
+    """(tokens, token types, merges) of the tokenizer of `tokenizer_json` as GGUF stores them, padded to ``vocab``."""
+    table = json.loads(tokenizer_json(vocab))["model"]
+    tokens = sorted(table["vocab"], key=table["vocab"].get)
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), vocab)]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in table["merges"]]
+    return tokens, [3 if t in SPECIAL else 1 for t in tokens], merges
+
+
+def sentence_piece_tokens(vocab: int = VOCAB) -> tuple[list[str], list[int], list[float]]:
+    """(tokens, token types, scores) of a small SentencePiece vocabulary: specials, bytes, letters, words; no merges."""
+    tokens, types = ["<unk>", "<s>", "</s>"], [2, 3, 3]
+    tokens += [f"<0x{b:02X}>" for b in range(256)]
+    types += [6] * 256
+    pieces = ["▁t", "he", "▁the", "in", "er", "▁a", "on", "re", "▁", "e", "t", "a", "o", "i", "n", "h", "r", "s", "c", "u"]
+    pieces += ["x", "▁▁", "th", "▁th"]
+    tokens += pieces[: vocab - len(tokens)]
+    types += [1] * (len(tokens) - len(types))
+    scores = [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)]
+    return tokens, types, scores
+
+
+def write_gguf(
+    path: Path, family: str = "llama", *, seed: int = 0, quant: str = "F32", tokenizer: str | None = "gpt2", drop: tuple[str, ...] = (),
+    meta: dict[str, Any] | None = None, pre: str | None = "smollm", **changes: Any,
+) -> Path:
+    """A GGUF file of the same weights as `write_hf`; returns it.
+
+    ``quant`` is for matrices whose rows fit; ``drop`` leaves metadata keys out; ``meta`` adds or replaces some (int, float, str).
+    """
+    import gguf
+
+    values = config(family, **changes)
+    arch = {"mistral": "llama"}.get(values["model_type"], values["model_type"])
+    heads, kv_heads, d = values["num_attention_heads"], values["num_key_value_heads"], values["hidden_size"]
+    fields: dict[str, Any] = {
+        f"{arch}.block_count": values["num_hidden_layers"],
+        f"{arch}.context_length": values["max_position_embeddings"],
+        f"{arch}.embedding_length": d,
+        f"{arch}.feed_forward_length": values["intermediate_size"],
+        f"{arch}.attention.head_count": heads,
+        f"{arch}.attention.head_count_kv": kv_heads,
+        f"{arch}.attention.layer_norm_rms_epsilon": float(values["rms_norm_eps"]),
+        f"{arch}.rope.freq_base": float(values.get("rope_theta", 10000.0)),
+        f"{arch}.rope.dimension_count": values.get("head_dim", d // heads),
+        f"{arch}.vocab_size": values["vocab_size"],
+        "general.name": f"tiny {family}",
+    }
+    if "head_dim" in values:
+        fields |= {f"{arch}.attention.key_length": values["head_dim"], f"{arch}.attention.value_length": values["head_dim"]}
+    fields = {k: v for k, v in {**fields, **(meta or {})}.items() if k not in drop}
+    writer = gguf.GGUFWriter(path, fields.pop("general.architecture", arch))
+    for key, value in fields.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(key, value)
+    if tokenizer:
+        _add_tokenizer(writer, tokenizer, values["vocab_size"], pre, fields)
+    for name, array in weights(values, seed).items():
+        if arch == "llama" and (".q_proj." in name or ".k_proj." in name):
+            array = interleave(array, heads if ".q_proj." in name else kv_heads)
+        kind = getattr(gguf.GGMLQuantizationType, quant)
+        if array.ndim == 1 or array.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+            kind = gguf.GGMLQuantizationType.F32
+        data = gguf.quants.quantize(array, kind)
+        writer.add_tensor(gguf_name(name), data, raw_dtype=kind)
+    for stage in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        stage()
+    return path
+
+
+def _add_tokenizer(writer: Any, kind: str, vocab: int, pre: str | None, fields: dict[str, Any]) -> None:
+    writer.add_tokenizer_model(kind)
+    if kind == "gpt2":
+        tokens, types, merges = byte_level_tokens(vocab)
+        writer.add_token_merges(merges)
+        if pre is not None:
+            writer.add_tokenizer_pre(pre)
+    else:
+        tokens, types, scores = sentence_piece_tokens(vocab)
+        writer.add_token_scores(scores)
+        if "tokenizer.ggml.unknown_token_id" not in fields:
+            writer.add_unk_token_id(0)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if "tokenizer.ggml.bos_token_id" not in fields:
+        writer.add_bos_token_id(1)
+    if "tokenizer.ggml.eos_token_id" not in fields:
+        writer.add_eos_token_id(2)
+    writer.add_chat_template(_CHAT)

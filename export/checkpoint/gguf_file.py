@@ -102,7 +102,8 @@ class GgufFile:
         for first in range(0, blocks.shape[0], step):
             piece = blocks[first : first + step].reshape(-1)
             try:
-                result[first * block : first * block + piece.size // size * block] = library().dequantize(piece, entry.type)
+                with np.errstate(all="ignore"):  # a damaged scale is NaN or inf; Checkpoint.tensor names it
+                    values = library().dequantize(piece, entry.type)
             except NotImplementedError as error:
                 raise self._bad(
                     f"type of tensor {name}",
@@ -110,6 +111,7 @@ class GgufFile:
                     "one the gguf library can dequantise, e.g. F16, Q8_0, Q4_K",
                     "convert the file to one of them",
                 ) from error
+            result[first * block : first * block + values.size] = values
         return result.reshape(entry.shape)
 
     def _entry(self, name: str, kind: int, shape: tuple[int, ...], start: int) -> _Entry:
