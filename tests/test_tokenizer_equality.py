@@ -187,7 +187,9 @@ def test_information(pair: tuple[Tokenizer, Driver]) -> None:
 
 
 # Exhaustive: every pattern, NFC, single_word and Digits see every code point.
-@pytest.mark.parametrize("name", ["smollm2-pipeline", "o200k", "qwen2-odd-tokens"])
+@pytest.mark.parametrize(
+    "name", ["cuts-gpt2", "cuts-o200k", "cuts-classes", "cuts-caseless", "cuts-digits", "nfc-single-word"]
+)
 def test_every_character(name: str, program: Path, tmp_path: Path) -> None:
     """Each assigned character among letters, digits, marks and spaces gives the reference's ids."""
     text = json.dumps(DOCUMENTS[name])
@@ -199,8 +201,9 @@ def test_every_character(name: str, program: Path, tmp_path: Path) -> None:
         if 0xE100 <= start < 0xF800 or start >= 0xF0000:  # private use, one block of which will do
             continue
         block = "".join(chr(c) for c in range(start, start + 256) if not 0xD800 <= c < 0xE000)
-        known = "".join(piece for piece, _ in unassigned.pre_tokenize_str(block))
-        lines = [f"x{c}1 {c}a{c}\u0301{c}\u0323 {c}Fox{c}word{c} \u0301{c}" for c in known]
+        # U+0295 went from Ll to Lo in Unicode 17, which only a PCRE2 of that version shows.
+        known = "".join(piece for piece, _ in unassigned.pre_tokenize_str(block)).replace("\u0295", "")
+        lines = [f"x{c}1 {c}a{c}\u0301{c}\u0323 {c}Fox{c}word{c} word \u0301{c}" for c in known]
         whole = "\n".join(lines)
         if driver.encode(whole) != reference.encode(whole, add_special_tokens=False).ids:
             for line in lines:
@@ -257,7 +260,15 @@ REFUSED = {
     "added_tokens[0].id": {"added_tokens": [{"id": "x"}]},
     'the id of added token "<x>"': {
         "added_tokens": [
-            dict(id=7, content="<x>", single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+            {
+                "id": 7,
+                "content": "<x>",
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
         ]
     },
 }
@@ -313,3 +324,15 @@ def test_robust_against_garbled_files(program: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps(DOCUMENTS[name]), encoding="utf-8")
         done = subprocess.run([fuzzer, path, "150", "3"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama2", "metaspace-first-True"])
+def test_threads_and_allocations(name: str, program: Path, tmp_path: Path) -> None:
+    """Threads share a tokenizer, and streaming allocates nothing once warm."""
+    promises = program.with_name("tokenizer_promises")
+    if not promises.exists():
+        pytest.skip("tokenizer_promises was not built")
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(DOCUMENTS[name]), encoding="utf-8")
+    done = subprocess.run([promises, path], input="\n".join(CORPUS).encode(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout

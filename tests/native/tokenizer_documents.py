@@ -15,6 +15,8 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CLASSES = r"\p{P}+|\p{S}+|\p{Z}+|\p{M}+|\d+|\p{Lu}+|[\S\n]|."
 QWEN2 = LLAMA3.replace("{1,3}", "")
 O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
@@ -68,7 +70,7 @@ def spm_json(normalizer: Any, pre: Any, decoder: Any, keep_bytes: int = 256, **m
     names += sorted(learned["vocab"], key=learned["vocab"].get)
     if "▁" not in names:
         names.append("▁")
-    special = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     return {
         "version": "1.0",
@@ -126,7 +128,7 @@ def metaspace(scheme: str, split: bool) -> dict[str, Any]:
 def with_tokens(document: dict[str, Any], *tokens: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of a tokenizer.json with added tokens, numbered from the end of the vocabulary."""
     copied = json.loads(json.dumps(document))
-    plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
     vocabulary = copied["model"]["vocab"]
     free = len(vocabulary)
     for token in tokens:
@@ -161,6 +163,20 @@ def split_then_bytes(pattern: str, behavior: str = "isolated", invert: bool = Fa
     )
 
 
+def visible_cuts(*steps: dict[str, Any]) -> dict[str, Any]:
+    """Return a pre-tokenizer whose cuts show in the ids, because every piece gets a space in front.
+
+    Without it a wrong cut beside a rare character hides: no merge crosses it either way.
+    """
+    mark = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [*steps, mark]}
+
+
+def split_step(pattern: str) -> dict[str, Any]:
+    """Return a Split that isolates the matches of a pattern."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
 def llama3_post() -> dict[str, Any]:
     """Return the post-processor of Llama 3: offsets, then a beginning-of-text token."""
     template = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
@@ -189,7 +205,7 @@ def smollm2_json() -> dict[str, Any] | None:
     tokens = fields["tokenizer.ggml.tokens"].contents()
     merges = fields["tokenizer.ggml.merges"].contents()
     kinds = fields["tokenizer.ggml.token_type"].contents()
-    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     digits = {"type": "Digits", "individual_digits": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
@@ -256,6 +272,16 @@ def build_documents() -> dict[str, dict[str, Any]]:
             ],
         },
     }
+    # What the exhaustive test runs over every character.
+    documents["cuts-gpt2"] = {**gpt2, "pre_tokenizer": visible_cuts(split_step(GPT2))}
+    documents["cuts-o200k"] = {**gpt2, "pre_tokenizer": visible_cuts(split_step(O200K))}
+    documents["cuts-classes"] = {**gpt2, "pre_tokenizer": visible_cuts(split_step(CLASSES))}
+    documents["cuts-caseless"] = {**gpt2, "pre_tokenizer": visible_cuts(split_step(r"(?i:[a-zéßſ]+|'k|ǆ|σ|[ǰŉﬀ])"))}
+    documents["cuts-digits"] = {
+        **gpt2,
+        "pre_tokenizer": visible_cuts({"type": "Digits", "individual_digits": False}),
+    }
+    documents["nfc-single-word"] = with_tokens(qwen2, {"content": "word", "single_word": True}, *ODD_TOKENS[4:5])
     real = smollm2_json()
     if real is not None:
         documents["smollm2"] = real
