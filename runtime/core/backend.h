@@ -1,0 +1,37 @@
+// What a decode loop needs of whatever runs the graph. The loops never see which backend it is.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace farthing {
+
+// One pass over some rows of one sequence. Row i goes to cache slot past + i and rotary position positions[i].
+struct Pass {
+  std::span<const std::int32_t> ids;
+  std::span<const std::int64_t> positions;
+  std::int64_t past = 0;
+  std::span<const std::int64_t> logit_rows;  // which rows go through the head
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Runs the pass, writing its keys and values into the cache. The result, float32 [logit_rows, vocab], stays valid until the
+  // next run. Throws Error. Does not allocate for a pass of the shape of the one before.
+  virtual std::span<const float> run(const Pass& pass) = 0;
+
+  virtual std::int64_t capacity() const = 0;
+  virtual std::int64_t vocab_size() const = 0;
+  // Rows a pass may have.
+  virtual std::int64_t chunk() const = 0;
+  // Key or value cache of a layer, float32 [kv_heads, capacity, head_dim].
+  virtual std::span<float> keys(std::int64_t layer) = 0;
+  virtual std::span<float> values(std::int64_t layer) = 0;
+  // Seconds spent inside the engine so far, wall clock.
+  virtual double engine_seconds() const = 0;
+};
+
+}  // namespace farthing

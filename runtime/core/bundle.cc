@@ -1,0 +1,198 @@
+#include "bundle.h"
+
+#include <fstream>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "error.h"
+#include "sha256.h"
+#include "tensors.h"
+
+namespace farthing {
+namespace {
+
+using Json = nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kFormatVersion = 1;
+constexpr std::uintmax_t kManifestLimit = 16u << 20;  // bytes; real ones are tens of KB
+constexpr std::int64_t kCountLimit = std::int64_t{1} << 31;  // of any dimension, so that products of two fit 64 bits
+
+[[noreturn]] void bad(const std::string& what, const std::string& found, const std::string& wanted,
+                      const std::string& fix = "export the bundle again") {
+  refuse(Status::bundle, what, found, wanted, fix);
+}
+
+// A field by path, with its place in the message when it is missing or of another kind.
+const Json& at(const Json& json, const std::string& file, const std::string& dotted) {
+  const Json* here = &json;
+  std::size_t begin = 0;
+  while (begin <= dotted.size()) {
+    const std::size_t end = std::min(dotted.find('.', begin), dotted.size());
+    const std::string key = dotted.substr(begin, end - begin);
+    if (!here->is_object() || !here->contains(key)) bad("field " + dotted + " of " + file, "missing", "present");
+    here = &(*here)[key];
+    begin = end + 1;
+  }
+  return *here;
+}
+
+std::int64_t count(const Json& json, const std::string& file, const std::string& dotted, std::int64_t least = 1) {
+  const Json& value = at(json, file, dotted);
+  if (!value.is_number_integer() || value.get<std::int64_t>() < least || value.get<std::int64_t>() > kCountLimit) {
+    bad("field " + dotted + " of " + file, value.dump().substr(0, 60), "an integer of at least " + std::to_string(least));
+  }
+  return value.get<std::int64_t>();
+}
+
+std::string text(const Json& json, const std::string& file, const std::string& dotted) {
+  const Json& value = at(json, file, dotted);
+  if (!value.is_string()) bad("field " + dotted + " of " + file, value.dump().substr(0, 60), "a string");
+  return value.get<std::string>();
+}
+
+// No absolute paths, no "..", no dot-files, no backslashes: what the manifest's schema allows.
+void check_relative(const std::string& relative, const std::string& file) {
+  static const std::regex allowed("[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*");
+  if (relative.size() > 1024 || !std::regex_match(relative, allowed)) {
+    bad("path '" + relative.substr(0, 80) + "' in " + file, "not allowed", "a relative path inside the bundle");
+  }
+}
+
+void check_file(const fs::path& root, const std::string& relative, const Json& entry, bool hashes) {
+  const std::string manifest = (root / "manifest.json").string();
+  check_relative(relative, manifest);
+  fs::path path = root;
+  for (const fs::path& part : fs::path(relative)) {
+    path /= part;
+    if (fs::is_symlink(fs::symlink_status(path))) {
+      bad(path.string(), "a symbolic link", "a plain file inside the bundle", "copy the file it points to");
+    }
+  }
+  if (!fs::is_regular_file(path)) bad(path.string(), "missing", "a file the manifest lists", "copy the bundle again");
+  if (!entry.is_object() || !entry.contains("bytes") || !entry["bytes"].is_number_unsigned() ||
+      !entry.contains("sha256") || !entry["sha256"].is_string()) {
+    bad("entry files/" + relative + " of " + manifest, "malformed", "sha256 and bytes");
+  }
+  const auto size = fs::file_size(path), wanted = entry["bytes"].get<std::uintmax_t>();
+  if (size != wanted) {
+    bad("size of " + path.string(), std::to_string(size) + " bytes", std::to_string(wanted) + " bytes",
+        "copy the bundle again");
+  }
+  if (hashes) {
+    const std::string digest = sha256_of(path);
+    if (digest != entry["sha256"].get<std::string>()) {
+      bad("sha256 of " + path.string(), digest, entry["sha256"].get<std::string>(),
+          "the file was changed; copy or export the bundle again");
+    }
+  }
+}
+
+Json read_manifest(const fs::path& root) {
+  const fs::path path = root / "manifest.json";
+  if (!fs::is_directory(root)) bad("bundle " + root.string(), "not a folder", "a folder made by farthing export", "check the path");
+  if (fs::is_symlink(fs::symlink_status(path)) || !fs::is_regular_file(path)) {
+    bad(path.string(), "missing", "a manifest.json", "check the path");
+  }
+  if (fs::file_size(path) > kManifestLimit) bad("size of " + path.string(), "above 16 MiB", "a manifest of farthing's");
+  std::ifstream stream(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  // The parser recurses: refuse absurd nesting before it does.
+  std::size_t depth = 0;
+  for (const char c : bytes) {
+    depth += c == '{' || c == '[' ? 1 : 0;
+    depth -= (c == '}' || c == ']') && depth > 0 ? 1 : 0;
+    if (depth > 200) bad(path.string(), "nested too deeply", "a manifest of farthing's");
+  }
+  Json manifest = Json::parse(bytes, nullptr, false);
+  if (manifest.is_discarded()) bad(path.string(), "not JSON", "a JSON object");
+  if (text(manifest, path.string(), "format") != "farthing-bundle") {
+    bad("field format of " + path.string(), "something else", "'farthing-bundle'", "this is not a farthing bundle");
+  }
+  const std::int64_t version = count(manifest, path.string(), "format_version", 0);
+  if (version != kFormatVersion) {
+    bad("format_version of " + path.string(), std::to_string(version), std::to_string(kFormatVersion),
+        version > kFormatVersion ? "update farthing" : "export the bundle again");
+  }
+  return manifest;
+}
+
+void read_tokenizer(const Json& manifest, const std::string& file, Bundle& bundle) {
+  const Json& tokenizer = at(manifest, file, "tokenizer");
+  if (tokenizer.is_null()) return;
+  bundle.tokenizer = bundle.path / text(manifest, file, "tokenizer.file");
+  if (count(manifest, file, "tokenizer.vocab_size") > bundle.vocab_size) {
+    bad("tokenizer.vocab_size of " + file, tokenizer["vocab_size"].dump(),
+        "at most the embedding's " + std::to_string(bundle.vocab_size) + " rows",
+        "use the tokenizer the model was trained with");
+  }
+  const auto id = [&](const Json& value, const char* field) {
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() >= static_cast<std::uint64_t>(bundle.vocab_size)) {
+      bad(std::string("tokenizer.") + field + " of " + file, value.dump().substr(0, 40),
+          "an id below " + std::to_string(bundle.vocab_size));
+    }
+    return value.get<std::int32_t>();
+  };
+  const Json& eos = at(manifest, file, "tokenizer.eos_ids");
+  if (!eos.is_array()) bad("tokenizer.eos_ids of " + file, "no list", "a list of ids");
+  for (const Json& value : eos) bundle.eos_ids.push_back(id(value, "eos_ids"));
+  if (const Json& bos = at(manifest, file, "tokenizer.bos_id"); !bos.is_null()) bundle.bos_id = id(bos, "bos_id");
+  const Json& add = at(manifest, file, "tokenizer.add_bos");
+  if (!add.is_boolean()) bad("tokenizer.add_bos of " + file, add.dump().substr(0, 40), "true or false");
+  bundle.add_bos = add.get<bool>();
+}
+
+}  // namespace
+
+Bundle open_bundle(const fs::path& root, bool hashes) {
+  const std::string file = (root / "manifest.json").string();
+  try {
+    const Json manifest = read_manifest(root);
+    const Json& files = at(manifest, file, "files");
+    if (!files.is_object()) bad("field files of " + file, "no object", "an object");
+    for (const auto& [relative, entry] : files.items()) check_file(root, relative, entry, hashes);
+
+    Bundle bundle;
+    bundle.path = root;
+    bundle.name = text(manifest, file, "name");
+    bundle.vocab_size = count(manifest, file, "model.vocab_size");
+    bundle.max_positions = count(manifest, file, "model.max_positions");
+    bundle.layers = count(manifest, file, "kv.layers");
+    bundle.kv_heads = count(manifest, file, "kv.kv_heads");
+    bundle.head_dim = count(manifest, file, "kv.head_dim");
+    for (const char* field : {"layers", "kv_heads", "head_dim"}) {
+      const auto kv = count(manifest, file, std::string("kv.") + field);
+      const auto model = count(manifest, file, std::string("model.") + field);
+      if (kv != model) bad(std::string("kv.") + field + " of " + file, std::to_string(kv), std::to_string(model));
+    }
+    if (text(manifest, file, "kv.dtype") != "float32") bad("kv.dtype of " + file, text(manifest, file, "kv.dtype"), "float32");
+    read_tokenizer(manifest, file, bundle);
+
+    const std::string graph = "graphs." + tensors::kDecoder;
+    std::vector<std::string> used{text(manifest, file, graph + ".file")};
+    bundle.graph = root / used[0];
+    for (const Json& data : at(manifest, file, graph + ".data")) {
+      if (!data.is_string()) bad(graph + ".data of " + file, data.dump().substr(0, 60), "a list of paths");
+      used.push_back(data.get<std::string>());
+    }
+    Sha256 identity;
+    for (const std::string& relative : used) {
+      if (!files.contains(relative)) bad("file '" + relative + "' used by " + file, "not in 'files'", "a listed file");
+      const auto digest = files[relative]["sha256"].get<std::string>();
+      identity.update(digest.data(), digest.size());
+    }
+    if (bundle.tokenizer && !files.contains(text(manifest, file, "tokenizer.file"))) {
+      bad("tokenizer.file of " + file, "not in 'files'", "a listed file");
+    }
+    bundle.graph_sha256 = identity.hex();
+    return bundle;
+  } catch (const Json::exception& error) {
+    bad(file, std::string("malformed (") + error.what() + ")", "what the schema says");
+  } catch (const fs::filesystem_error& error) {
+    bad(root.string(), std::string("unreadable (") + error.what() + ")", "a readable bundle", "check its permissions");
+  }
+}
+
+}  // namespace farthing

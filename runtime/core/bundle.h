@@ -1,0 +1,28 @@
+// A bundle on disk, checked: the C++ twin of farthing/runtime/bundle/read.py.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace farthing {
+
+struct Bundle {
+  std::filesystem::path path;
+  std::string name;
+  std::filesystem::path graph;  // of the decoder
+  std::string graph_sha256;     // over graph and external data: identifies the model a saved state belongs to
+  std::int64_t vocab_size = 0, layers = 0, kv_heads = 0, head_dim = 0, max_positions = 0;
+  std::optional<std::filesystem::path> tokenizer;
+  std::vector<std::int32_t> eos_ids;
+  std::optional<std::int32_t> bos_id;
+  bool add_bos = false;
+};
+
+// Opens and checks the bundle in `path`: fields, version, that every listed file is a plain file inside the folder with the
+// listed size and (with `hashes`) SHA-256. Throws Error(bundle).
+Bundle open_bundle(const std::filesystem::path& path, bool hashes);
+
+}  // namespace farthing

@@ -1,0 +1,179 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+
+#include "error.h"
+
+namespace farthing {
+namespace {
+
+constexpr std::int64_t kDefaultCapacity = 2048;
+
+EngineOptions completed(EngineOptions options, const Bundle& bundle) {
+  if (options.backend.capacity == 0) options.backend.capacity = std::min(bundle.max_positions, kDefaultCapacity);
+  options.backend.chunk = std::min(options.backend.chunk, options.backend.capacity);
+  return options;
+}
+
+double wall() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double cpu() {
+  timespec now;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+}  // namespace
+
+const char* name(StopReason reason) {
+  switch (reason) {
+    case StopReason::eos:
+      return "eos";
+    case StopReason::callback:
+      return "callback";
+    case StopReason::context:
+      return "context";
+    case StopReason::cancelled:
+      return "cancelled";
+    default:
+      return "length";
+  }
+}
+
+Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
+    : bundle_(open_bundle(path, options.hashes)),
+      backend_(open_ort_backend(bundle_, completed(options, bundle_).backend)),
+      sampler_(bundle_.vocab_size) {
+  tokens_.reserve(static_cast<std::size_t>(capacity()));
+  positions_.resize(static_cast<std::size_t>(backend_->chunk()));
+}
+
+void Engine::reset() { rewind(0); }
+
+void Engine::rewind(std::int64_t wanted) {
+  if (wanted < 0 || wanted > length()) {
+    refuse(Status::request, "length to rewind to", std::to_string(wanted), "0 to " + std::to_string(length()),
+           "rewind to a length that was reached");
+  }
+  if (wanted == length()) return;
+  tokens_.resize(static_cast<std::size_t>(wanted));
+  logits_ = {};
+}
+
+void Engine::check_prompt(std::span<const std::int32_t> ids) const {
+  if (ids.empty()) refuse(Status::request, "prompt", "empty", "at least one token", "give a prompt");
+  for (const std::int32_t id : ids) {
+    if (id < 0 || id >= backend_->vocab_size()) {
+      refuse(Status::request, "token id", std::to_string(id), "0 to " + std::to_string(backend_->vocab_size() - 1),
+             "use this bundle's tokenizer");
+    }
+  }
+}
+
+void Engine::prefill(std::span<const std::int32_t> ids) {
+  cancelled_.store(false);
+  append(ids);
+}
+
+void Engine::append(std::span<const std::int32_t> ids) {
+  check_prompt(ids);
+  if (ids.size() > static_cast<std::size_t>(capacity() - length())) {
+    refuse(Status::request, "prompt", std::to_string(length()) + " + " + std::to_string(ids.size()) + " tokens",
+           "at most " + std::to_string(capacity()), "shorten it, or open the bundle with a longer context");
+  }
+  while (!ids.empty()) {
+    const auto rows = std::min(ids.size(), static_cast<std::size_t>(backend_->chunk()));
+    for (std::size_t i = 0; i < rows; ++i) positions_[i] = length() + static_cast<std::int64_t>(i);
+    const std::int64_t last = static_cast<std::int64_t>(rows) - 1;
+    logits_ = {};
+    logits_ = backend_->run({ids.first(rows), {positions_.data(), rows}, length(), {&last, 1}});
+    tokens_.insert(tokens_.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(rows));
+    ids = ids.subspan(rows);
+    ++passes_;
+    rows_ += static_cast<std::int64_t>(rows);
+    if (cancelled_.load() && !ids.empty()) {
+      logits_ = {};
+      return;
+    }
+  }
+}
+
+std::span<const float> Engine::logits() const {
+  if (logits_.empty()) {
+    refuse(Status::request, "logits", "not computed", "a prefill before", "call prefill() after a reset or rewind");
+  }
+  return logits_;
+}
+
+Generation Engine::generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
+                            const std::function<bool(std::int32_t)>& on_token) {
+  check(options.sampler);
+  check_prompt(prompt);
+  if (options.max_new_tokens < 1) {
+    refuse(Status::request, "max_new_tokens", std::to_string(options.max_new_tokens), "1 or more", "choose another value");
+  }
+  cancelled_.store(false);
+  Generation result;
+  if (options.reuse_prefix) {
+    const auto common = std::mismatch(tokens_.begin(), tokens_.end(), prompt.begin(), prompt.end()).second - prompt.begin();
+    // At least one token is run again: its logits are needed.
+    const auto kept = std::min<std::ptrdiff_t>(common, static_cast<std::ptrdiff_t>(prompt.size()) - 1);
+    rewind(kept);
+    prompt = prompt.subspan(static_cast<std::size_t>(kept));
+  } else if (!options.resume) {
+    reset();
+  }
+  const bool penalise = options.sampler.repetition_penalty != 1;
+  sampler_.forget();
+  result.ids.reserve(static_cast<std::size_t>(std::min(options.max_new_tokens, capacity())));
+  const std::int64_t passes = passes_, rows = rows_;
+  const double engine = backend_->engine_seconds(), start = wall(), cpu_start = cpu();
+
+  append(prompt);
+  Stats& stats = result.stats;
+  stats.prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  const double prefilled = wall(), cpu_prefilled = cpu();
+  if (penalise) {
+    for (const std::int32_t id : tokens_) sampler_.see(id);
+  }
+  while (true) {
+    if (cancelled_.load()) {
+      result.reason = StopReason::cancelled;
+      break;
+    }
+    const std::int32_t id = sampler_.next(logits_, options.sampler, result.ids.size());
+    if (result.ids.empty()) stats.first_token_seconds = wall() - start;
+    if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) {
+      result.reason = StopReason::eos;
+      result.stop_id = id;
+      break;
+    }
+    result.ids.push_back(id);
+    if (on_token && !on_token(id)) {
+      result.reason = StopReason::callback;
+      break;
+    }
+    if (static_cast<std::int64_t>(result.ids.size()) == options.max_new_tokens) break;
+    if (length() == capacity()) {
+      result.reason = StopReason::context;
+      break;
+    }
+    if (penalise) sampler_.see(id);
+    append({&id, 1});
+  }
+  stats.new_tokens = static_cast<std::int64_t>(result.ids.size());
+  stats.passes = passes_ - passes;
+  stats.rows = rows_ - rows;
+  stats.prefill_seconds = prefilled - start;
+  stats.prefill_cpu_seconds = cpu_prefilled - cpu_start;
+  stats.decode_seconds = wall() - prefilled;
+  stats.decode_cpu_seconds = cpu() - cpu_prefilled;
+  stats.model_seconds = backend_->engine_seconds() - engine;
+  return result;
+}
+
+}  // namespace farthing

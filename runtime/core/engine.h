@@ -1,0 +1,98 @@
+// An open bundle and one sequence: prefill, decode, rewind, save. What both the C interface and Python stand on.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "bundle.h"
+#include "ort_backend.h"
+#include "sampler.h"
+
+namespace farthing {
+
+struct EngineOptions {
+  OrtOptions backend;  // capacity 0 = min(max_positions, 2048)
+  bool hashes = true;  // check every file's SHA-256 when opening
+};
+
+struct GenerateOptions {
+  std::int64_t max_new_tokens = 128;
+  SamplerOptions sampler;
+  std::vector<std::int32_t> stop_ids;
+  bool reuse_prefix = false;  // keep the cache of what the prompt has in common with it, prefill the rest
+  bool resume = false;        // append the prompt to the cache instead of replacing it
+};
+
+enum class StopReason { length, eos, callback, context, cancelled };
+const char* name(StopReason reason);
+
+struct Stats {
+  std::int64_t prompt_tokens = 0, new_tokens = 0;
+  std::int64_t passes = 0, rows = 0;  // runs of the graph, rows over all of them
+  double prefill_seconds = 0, decode_seconds = 0, first_token_seconds = 0;  // wall clock
+  double prefill_cpu_seconds = 0, decode_cpu_seconds = 0;                   // of the whole process
+  double model_seconds = 0;                                                 // inside the backend, wall clock
+};
+
+struct Generation {
+  std::vector<std::int32_t> ids;  // without the stop id
+  StopReason reason = StopReason::length;
+  std::optional<std::int32_t> stop_id;
+  Stats stats;
+};
+
+// For one thread at a time, except cancel(). Any number of engines may be open on one bundle.
+class Engine {
+ public:
+  // Throws Error.
+  Engine(const std::filesystem::path& path, const EngineOptions& options);
+
+  const Bundle& bundle() const { return bundle_; }
+  std::int64_t capacity() const { return backend_->capacity(); }
+  // The ids in the cache; its size is the length.
+  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+
+  void reset();
+  // Forgets all but the first `length` tokens. O(1): the slots behind are simply overwritten later.
+  void rewind(std::int64_t length);
+  // Appends tokens in passes of at most `chunk` rows; afterwards logits() belongs to the last of them.
+  void prefill(std::span<const std::int32_t> ids);
+  // Float32 [V] of the last row; valid until the next call that runs the graph. Throws Error(request) when there is none.
+  std::span<const float> logits() const;
+
+  // Prefills the prompt and decodes. on_token gets each new id as soon as it is known; false ends the generation.
+  // After warm-up the loop does not allocate.
+  Generation generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
+                      const std::function<bool(std::int32_t)>& on_token = {});
+
+  // Ends a generation on another thread after the pass it is in.
+  void cancel() { cancelled_.store(true); }
+
+  // The cache and its tokens as one file with a checksum. Loading refuses files of other models, truncated and edited ones.
+  void save_state(const std::filesystem::path& path);
+  void load_state(const std::filesystem::path& path);
+
+ private:
+  void append(std::span<const std::int32_t> ids);
+  void check_prompt(std::span<const std::int32_t> ids) const;
+  std::int64_t length() const { return static_cast<std::int64_t>(tokens_.size()); }
+
+  Bundle bundle_;
+  std::unique_ptr<Backend> backend_;
+  Sampler sampler_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<std::int64_t> positions_;
+  std::span<const float> logits_;
+  std::int64_t passes_ = 0, rows_ = 0;
+  std::atomic<bool> cancelled_{false};
+};
+
+}  // namespace farthing

@@ -1,0 +1,170 @@
+// Saving and restoring a sequence: Engine::save_state and Engine::load_state.
+//
+// Layout, little-endian: Header; int32 tokens[length]; per layer float32 keys [kv_heads][length][head_dim], then values;
+// SHA-256 of all of it as 64 hex characters.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "engine.h"
+#include "error.h"
+#include "sha256.h"
+
+namespace farthing {
+namespace {
+
+struct Header {
+  char magic[8];
+  std::int64_t version;
+  char graph[64];  // Bundle::graph_sha256
+  std::int64_t layers, kv_heads, head_dim, length;
+};
+static_assert(sizeof(Header) == 112);
+
+constexpr char kMagic[] = "FARTHSEQ";
+constexpr std::int64_t kVersion = 1;
+constexpr std::size_t kDigest = 64;
+
+using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
+
+File open(const std::filesystem::path& path, const char* mode) {
+  File file(std::fopen(path.c_str(), mode), &std::fclose);
+  if (!file) refuse(Status::request, path.string(), std::strerror(errno), "a file that can be opened", "check the path");
+  return file;
+}
+
+Header expected(const Bundle& bundle) {
+  Header header{};
+  std::memcpy(header.magic, kMagic, sizeof header.magic);
+  header.version = kVersion;
+  std::memcpy(header.graph, bundle.graph_sha256.data(), sizeof header.graph);
+  header.layers = bundle.layers;
+  header.kv_heads = bundle.kv_heads;
+  header.head_dim = bundle.head_dim;
+  return header;
+}
+
+// Writes and hashes at once; reports a full disk.
+class Writer {
+ public:
+  explicit Writer(const std::filesystem::path& path) : path_(path), file_(open(path, "wb")) {}
+  void put(const void* data, std::size_t bytes) {
+    digest_.update(data, bytes);
+    raw(data, bytes);
+  }
+  void finish() {
+    const std::string hex = digest_.hex();
+    raw(hex.data(), hex.size());
+    if (std::fflush(file_.get()) != 0) failed();
+  }
+
+ private:
+  void raw(const void* data, std::size_t bytes) {
+    if (std::fwrite(data, 1, bytes, file_.get()) != bytes) failed();
+  }
+  [[noreturn]] void failed() {
+    refuse(Status::request, path_.string(), std::strerror(errno), "room for the state", "free some space");
+  }
+  std::filesystem::path path_;
+  File file_;
+  Sha256 digest_;
+};
+
+void get(std::FILE* file, const std::filesystem::path& path, void* data, std::size_t bytes) {
+  if (std::fread(data, 1, bytes, file) != bytes) {
+    refuse(Status::bundle, path.string(), "truncated", "a whole state file", "save the state again");
+  }
+}
+
+void check_digest(const std::filesystem::path& path, std::uintmax_t bytes) {
+  const File file = open(path, "rb");
+  Sha256 digest;
+  std::vector<char> piece(1 << 20);
+  for (std::uintmax_t left = bytes; left > 0;) {
+    const auto step = static_cast<std::size_t>(std::min<std::uintmax_t>(left, piece.size()));
+    get(file.get(), path, piece.data(), step);
+    digest.update(piece.data(), step);
+    left -= step;
+  }
+  std::string stored(kDigest, ' ');
+  get(file.get(), path, stored.data(), kDigest);
+  const std::string found = digest.hex();
+  if (found != stored) refuse(Status::bundle, "sha256 of " + path.string(), found, stored, "save the state again");
+}
+
+}  // namespace
+
+void Engine::save_state(const std::filesystem::path& path) {
+  const std::filesystem::path staged = path.string() + ".partial" + std::to_string(getpid());
+  try {
+    Writer writer(staged);
+    Header header = expected(bundle_);
+    header.length = length();
+    writer.put(&header, sizeof header);
+    writer.put(tokens_.data(), tokens_.size() * sizeof(std::int32_t));
+    const auto row = static_cast<std::size_t>(bundle_.head_dim);
+    const auto stride = static_cast<std::size_t>(capacity()) * row;
+    for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
+      for (const std::span<float> cache : {backend_->keys(layer), backend_->values(layer)}) {
+        for (std::int64_t head = 0; head < bundle_.kv_heads; ++head) {
+          writer.put(cache.data() + static_cast<std::size_t>(head) * stride, tokens_.size() * row * sizeof(float));
+        }
+      }
+    }
+    writer.finish();
+    std::filesystem::rename(staged, path);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(staged, ignored);
+    throw;
+  }
+}
+
+void Engine::load_state(const std::filesystem::path& path) {
+  const File file = open(path, "rb");
+  Header header;
+  get(file.get(), path, &header, sizeof header);
+  const Header want = expected(bundle_);
+  if (std::memcmp(header.magic, want.magic, sizeof header.magic) != 0) {
+    refuse(Status::bundle, path.string(), "no saved state", "a file written by save_state", "check the path");
+  }
+  if (header.version != kVersion) {
+    refuse(Status::bundle, "version of " + path.string(), std::to_string(header.version), std::to_string(kVersion),
+           "save the state again with this farthing");
+  }
+  if (std::memcmp(header.graph, want.graph, sizeof header.graph) != 0 || header.layers != want.layers ||
+      header.kv_heads != want.kv_heads || header.head_dim != want.head_dim) {
+    refuse(Status::bundle, "model of " + path.string(), std::string(header.graph, 12) + "...",
+           bundle_.graph_sha256.substr(0, 12) + "...", "load it into the bundle it was saved from");
+  }
+  if (header.length < 0 || header.length > capacity()) {
+    refuse(Status::request, "length of " + path.string(), std::to_string(header.length),
+           "0 to " + std::to_string(capacity()), "open the bundle with a longer context");
+  }
+  const auto length = static_cast<std::size_t>(header.length), row = static_cast<std::size_t>(bundle_.head_dim);
+  const std::size_t caches = static_cast<std::size_t>(2 * bundle_.layers * bundle_.kv_heads) * length * row * sizeof(float);
+  const std::uintmax_t body = sizeof header + length * sizeof(std::int32_t) + caches;
+  if (const auto size = std::filesystem::file_size(path); size != body + kDigest) {
+    refuse(Status::bundle, "size of " + path.string(), std::to_string(size) + " bytes",
+           std::to_string(body + kDigest) + " bytes", "save the state again");
+  }
+  check_digest(path, body);  // before anything is overwritten
+  std::vector<std::int32_t> tokens(length);
+  get(file.get(), path, tokens.data(), length * sizeof(std::int32_t));
+  if (length > 0) check_prompt(tokens);
+  tokens_.clear();  // from here on the old sequence is gone
+  logits_ = {};
+  const auto stride = static_cast<std::size_t>(capacity()) * row;
+  for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
+    for (const std::span<float> cache : {backend_->keys(layer), backend_->values(layer)}) {
+      for (std::int64_t head = 0; head < bundle_.kv_heads; ++head) {
+        get(file.get(), path, cache.data() + static_cast<std::size_t>(head) * stride, length * row * sizeof(float));
+      }
+    }
+  }
+  tokens_.assign(tokens.begin(), tokens.end());
+}
+
+}  // namespace farthing

@@ -1,0 +1,20 @@
+// The names of every tensor of every graph. farthing/runtime/tensors.py holds the same names with shapes and dtypes; a test
+// compares the two.
+#pragma once
+
+#include <string>
+
+namespace farthing::tensors {
+
+inline const std::string kInputIds = "input_ids";    // int64 [B,S]
+inline const std::string kPositions = "positions";   // int64 [B,S]
+inline const std::string kPastLen = "past_len";      // int64 [B]
+inline const std::string kLogitRows = "logit_rows";  // int64 [B,R]
+inline const std::string kLogits = "logits";         // float32 [B,R,V]
+inline const std::string kPastK = "past_k.";         // + layer: float32 [B,Hkv,C,dh]
+inline const std::string kPastV = "past_v.";
+inline const std::string kPresentK = "present_k.";
+inline const std::string kPresentV = "present_v.";
+inline const std::string kDecoder = "decoder";       // name of the graph
+
+}  // namespace farthing::tensors

@@ -1,0 +1,135 @@
+/* The C interface of farthing: open a bundle, decode, stream text. Stable: functions and the fields of structs are only ever
+ * added at the end, and every struct begins with its size.
+ *
+ *   farthing_engine* engine;
+ *   if (farthing_open("build/smollm2", NULL, &engine) != FARTHING_OK) { puts(farthing_last_error()); return 1; }
+ *   farthing_generation how = FARTHING_GENERATION_INIT;
+ *   farthing_result result = FARTHING_RESULT_INIT;
+ *   farthing_generate_text(engine, "The capital of France is", &how, print_piece, NULL, &result);
+ *   farthing_close(engine);
+ *
+ * No exception crosses this interface. An engine is for one thread at a time, except farthing_cancel(). */
+#ifndef FARTHING_H
+#define FARTHING_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define FARTHING_API __attribute__((visibility("default")))
+#else
+#define FARTHING_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum farthing_status {
+  FARTHING_OK = 0,
+  FARTHING_INTERNAL = 1,    /* a defect of ours, or of ONNX Runtime */
+  FARTHING_REQUEST = 2,     /* impossible request: empty prompt, id out of range, context too short */
+  FARTHING_BUNDLE = 4,      /* damaged, edited or future bundle or state file */
+  FARTHING_ENVIRONMENT = 6  /* a library is missing or too old */
+} farthing_status;
+
+typedef struct farthing_engine farthing_engine;
+
+/* Message of the last call on this thread that did not return FARTHING_OK; valid until the next call. */
+FARTHING_API const char* farthing_last_error(void);
+/* "0.1.0" */
+FARTHING_API const char* farthing_version(void);
+
+typedef struct farthing_options {
+  size_t size;              /* sizeof(farthing_options) */
+  int32_t threads;          /* 0 = all cores */
+  int32_t skip_hashes;      /* 1 = do not check SHA-256 of the files when opening */
+  int64_t context;          /* cache slots; 0 = min(max_positions, 2048) */
+  int64_t chunk;            /* rows of one prefill pass; 0 = 256 */
+  const char* onnxruntime;  /* libonnxruntime.so; NULL = FARTHING_ORT or the system's */
+  const char* ops_library;  /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
+} farthing_options;
+#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL}
+
+/* Opens a bundle. options may be NULL. On failure *engine is NULL. */
+FARTHING_API farthing_status farthing_open(const char* bundle, const farthing_options* options, farthing_engine** engine);
+FARTHING_API void farthing_close(farthing_engine* engine); /* NULL is fine */
+
+FARTHING_API int64_t farthing_context(const farthing_engine* engine);    /* cache slots */
+FARTHING_API int64_t farthing_vocab_size(const farthing_engine* engine);
+FARTHING_API int64_t farthing_length(const farthing_engine* engine);     /* tokens in the cache */
+
+/* Text to ids. parse_special: 1 = special tokens written in the text are tokens. Writes at most `capacity` ids and sets *count
+ * to the number there are; call with capacity 0 to learn it. FARTHING_BUNDLE when the bundle has no tokenizer, or one that only
+ * the Python interface implements. */
+FARTHING_API farthing_status farthing_encode(farthing_engine* engine, const char* text, int32_t parse_special, int32_t* ids,
+                                             size_t capacity, size_t* count);
+/* Ids to UTF-8. Writes at most capacity - 1 bytes and a zero; *bytes is the length there is. */
+FARTHING_API farthing_status farthing_decode(farthing_engine* engine, const int32_t* ids, size_t count, char* text,
+                                             size_t capacity, size_t* bytes);
+
+/* Step by step: append tokens, read the logits of the last (float32 [vocab], valid until the next run), go back. */
+FARTHING_API farthing_status farthing_prefill(farthing_engine* engine, const int32_t* ids, size_t count);
+FARTHING_API farthing_status farthing_logits(farthing_engine* engine, const float** logits, size_t* count);
+FARTHING_API farthing_status farthing_rewind(farthing_engine* engine, int64_t length); /* 0 = start over */
+
+typedef struct farthing_generation {
+  size_t size; /* sizeof(farthing_generation) */
+  int64_t max_new_tokens;
+  double temperature; /* 0 = greedy */
+  int64_t top_k;      /* 0 = off */
+  double top_p;       /* 1 = off */
+  double min_p;       /* 0 = off */
+  double repetition_penalty; /* 1 = off */
+  uint64_t seed;             /* same seed, same tokens, here and in Python */
+  const int32_t* stop_ids;   /* besides the bundle's own end-of-text ids */
+  size_t stop_id_count;
+  const char* const* stop_strings; /* text calls only */
+  size_t stop_string_count;
+  int32_t ignore_eos;   /* 1 = end-of-text ids do not stop */
+  int32_t reuse_prefix; /* 1 = keep the cache of what the prompt shares with it */
+} farthing_generation;
+#define FARTHING_GENERATION_INIT {sizeof(farthing_generation), 128, 0, 0, 1, 0, 1, 0, NULL, 0, NULL, 0, 0, 0}
+
+typedef enum farthing_stop {
+  FARTHING_STOP_LENGTH = 0,
+  FARTHING_STOP_EOS = 1,
+  FARTHING_STOP_CALLBACK = 2,
+  FARTHING_STOP_CONTEXT = 3,
+  FARTHING_STOP_CANCELLED = 4,
+  FARTHING_STOP_STRING = 5
+} farthing_stop;
+
+typedef struct farthing_result {
+  size_t size; /* sizeof(farthing_result) */
+  farthing_stop stop;
+  int64_t prompt_tokens, new_tokens, passes, rows;
+  double prefill_seconds, decode_seconds, first_token_seconds; /* wall clock */
+  double prefill_cpu_seconds, decode_cpu_seconds;              /* of the whole process */
+  double model_seconds;                                        /* inside ONNX Runtime, wall clock */
+} farthing_result;
+#define FARTHING_RESULT_INIT {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* Called with each new id; 0 ends the generation. */
+typedef int32_t (*farthing_on_token)(void* user, int32_t id);
+/* Called with text that is final: whole UTF-8 characters, zero-terminated; 0 ends the generation. */
+typedef int32_t (*farthing_on_text)(void* user, const char* text, size_t bytes);
+
+/* how and result may be NULL. The text call takes the prompt as it is (special tokens in it are parsed, a beginning-of-text token is
+ * put before it where the model wants one); chat templates are applied by the Python interface. */
+FARTHING_API farthing_status farthing_generate(farthing_engine* engine, const int32_t* prompt, size_t count,
+                                               const farthing_generation* how, farthing_on_token on_token, void* user,
+                                               farthing_result* result);
+FARTHING_API farthing_status farthing_generate_text(farthing_engine* engine, const char* prompt,
+                                                    const farthing_generation* how, farthing_on_text on_text, void* user,
+                                                    farthing_result* result);
+/* Ends a running generation after its current pass; from any thread. */
+FARTHING_API void farthing_cancel(farthing_engine* engine);
+
+FARTHING_API farthing_status farthing_save_state(farthing_engine* engine, const char* path);
+FARTHING_API farthing_status farthing_load_state(farthing_engine* engine, const char* path);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,154 @@
+// C++ over farthing.h: RAII, std::string, and errors as exceptions. Header only.
+//
+//   farthing::Runtime runtime("build/smollm2");
+//   runtime.generate("The capital of France is", {}, [](std::string_view text) { std::cout << text; return true; });
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "farthing.h"
+
+namespace farthing {
+
+// What the C interface reported: status() and the sentence.
+class RuntimeError : public std::runtime_error {
+ public:
+  explicit RuntimeError(farthing_status status) : std::runtime_error(farthing_last_error()), status_(status) {}
+  farthing_status status() const { return status_; }
+
+ private:
+  farthing_status status_;
+};
+
+// How to generate: greedy unless temperature is set. Same meaning as the fields of farthing_generation.
+struct Sampling {
+  std::int64_t max_new_tokens = 128;
+  double temperature = 0;
+  std::int64_t top_k = 0;
+  double top_p = 1, min_p = 0, repetition_penalty = 1;
+  std::uint64_t seed = 0;
+  std::vector<std::int32_t> stop_ids;
+  std::vector<std::string> stop;
+  bool ignore_eos = false, reuse_prefix = false;
+};
+
+// An open bundle with one sequence. Movable; for one thread at a time, except cancel().
+class Runtime {
+ public:
+  explicit Runtime(const std::string& bundle, farthing_options options = FARTHING_OPTIONS_INIT) {
+    farthing_engine* engine = nullptr;
+    check(farthing_open(bundle.c_str(), &options, &engine));
+    engine_.reset(engine);
+  }
+
+  // Streams text; `on_text` gets whole characters and ends the generation by returning false.
+  farthing_result generate(const std::string& prompt, const Sampling& how,
+                           const std::function<bool(std::string_view)>& on_text) {
+    farthing_result result = FARTHING_RESULT_INIT;
+    const Native native(how);
+    Relay relay{&on_text, nullptr};
+    check(farthing_generate_text(
+        engine_.get(), prompt.c_str(), &native.how,
+        [](void* user, const char* text, size_t bytes) -> int32_t {
+          auto& to = *static_cast<Relay*>(user);
+          try {
+            return (*to.f)({text, bytes}) ? 1 : 0;
+          } catch (...) {
+            to.thrown = std::current_exception();
+            return 0;
+          }
+        },
+        &relay, &result));
+    if (relay.thrown) std::rethrow_exception(relay.thrown);
+    return result;
+  }
+
+  // Ids in, ids out.
+  std::vector<std::int32_t> generate(const std::vector<std::int32_t>& prompt, const Sampling& how,
+                                     farthing_result* result = nullptr) {
+    std::vector<std::int32_t> ids;
+    const Native native(how);
+    ids.reserve(static_cast<std::size_t>(context()));  // so that the callback cannot throw
+    check(farthing_generate(
+        engine_.get(), prompt.data(), prompt.size(), &native.how,
+        [](void* user, int32_t id) -> int32_t {
+          static_cast<std::vector<std::int32_t>*>(user)->push_back(id);
+          return 1;
+        },
+        &ids, result));
+    return ids;
+  }
+
+  std::vector<std::int32_t> encode(const std::string& text, bool parse_special = true) {
+    std::size_t count = 0;
+    check(farthing_encode(engine_.get(), text.c_str(), parse_special, nullptr, 0, &count));
+    std::vector<std::int32_t> ids(count);
+    check(farthing_encode(engine_.get(), text.c_str(), parse_special, ids.data(), ids.size(), &count));
+    return ids;
+  }
+
+  std::string decode(const std::vector<std::int32_t>& ids) {
+    std::size_t bytes = 0;
+    check(farthing_decode(engine_.get(), ids.data(), ids.size(), nullptr, 0, &bytes));
+    std::string text(bytes + 1, '\0');
+    check(farthing_decode(engine_.get(), ids.data(), ids.size(), text.data(), text.size(), &bytes));
+    text.resize(bytes);
+    return text;
+  }
+
+  void prefill(const std::vector<std::int32_t>& ids) { check(farthing_prefill(engine_.get(), ids.data(), ids.size())); }
+  std::vector<float> logits() {
+    const float* data = nullptr;
+    std::size_t count = 0;
+    check(farthing_logits(engine_.get(), &data, &count));
+    return {data, data + count};
+  }
+  void rewind(std::int64_t length) { check(farthing_rewind(engine_.get(), length)); }
+  std::int64_t length() const { return farthing_length(engine_.get()); }
+  std::int64_t context() const { return farthing_context(engine_.get()); }
+  void cancel() { farthing_cancel(engine_.get()); }
+  void save_state(const std::string& path) { check(farthing_save_state(engine_.get(), path.c_str())); }
+  void load_state(const std::string& path) { check(farthing_load_state(engine_.get(), path.c_str())); }
+  farthing_engine* get() { return engine_.get(); }
+
+ private:
+  struct Relay {
+    const std::function<bool(std::string_view)>* f;
+    std::exception_ptr thrown;
+  };
+  // The C struct and the pointers it needs, for the length of one call.
+  struct Native {
+    explicit Native(const Sampling& s) {
+      for (const std::string& text : s.stop) stop.push_back(text.c_str());
+      how.max_new_tokens = s.max_new_tokens;
+      how.temperature = s.temperature;
+      how.top_k = s.top_k;
+      how.top_p = s.top_p;
+      how.min_p = s.min_p;
+      how.repetition_penalty = s.repetition_penalty;
+      how.seed = s.seed;
+      how.stop_ids = s.stop_ids.data();
+      how.stop_id_count = s.stop_ids.size();
+      how.stop_strings = stop.data();
+      how.stop_string_count = stop.size();
+      how.ignore_eos = s.ignore_eos;
+      how.reuse_prefix = s.reuse_prefix;
+    }
+    std::vector<const char*> stop;
+    farthing_generation how = FARTHING_GENERATION_INIT;
+  };
+  struct Close {
+    void operator()(farthing_engine* engine) const { farthing_close(engine); }
+  };
+  static void check(farthing_status status) {
+    if (status != FARTHING_OK) throw RuntimeError(status);
+  }
+  std::unique_ptr<farthing_engine, Close> engine_;
+};
+
+}  // namespace farthing
