@@ -1,0 +1,62 @@
+"""The C++ core by itself: its C interface, its memory, and that a pass costs what its length costs, not its capacity."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from farthing.export import export
+from farthing.plugins import library_path
+
+from tiny import write_hf
+
+pytestmark = pytest.mark.skipif(
+    library_path() is None or shutil.which("cmake") is None, reason="needs the native build and CMake"
+)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """Folder with the test programs, built once."""
+    build = Path(os.environ.get("FARTHING_TEST_BUILD", ROOT / "build" / "native-tests"))
+    configure = ["cmake", "-S", ROOT, "-B", build, "-DFARTHING_TESTS=ON", "-DFARTHING_PYTHON=OFF"]
+    targets = ["core_allocations", "capi_check", "farthing_ops"]
+    for command in (configure, ["cmake", "--build", build, "--parallel", "2", "--target", *targets]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return build / "tests"
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("native")
+    write_hf(folder / "checkpoint")
+    export("decoder", folder / "checkpoint", folder / "bundle", check=False)
+    return folder / "bundle"
+
+
+def _onnxruntime() -> Path:
+    import onnxruntime
+
+    return next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
+
+
+def _run(program: Path, *arguments: object) -> str:
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_c_interface(programs: Path, bundle: Path, tmp_path: Path) -> None:
+    _run(programs / "capi_check", bundle, _onnxruntime(), library_path(), tmp_path / "state")
+
+
+def test_no_allocation_per_token(programs: Path, bundle: Path) -> None:
+    words = _run(programs / "core_allocations", bundle, _onnxruntime(), library_path()).split()
+    assert words[0] == "ours" and int(words[1]) == 0
+    assert int(words[3]) > 0, "the counter saw nothing at all, not even ONNX Runtime"
