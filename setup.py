@@ -158,7 +158,9 @@ class BuildPython(build_py):
     """``build_py`` without this file, which shares the root with the package."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        return [found for found in super().find_package_modules(package, package_dir) if found[:2] != ("farthing", "setup")]
+        return [
+            found for found in super().find_package_modules(package, package_dir) if found[:2] != ("farthing", "setup")
+        ]
 
 
 class Wheel(bdist_wheel):

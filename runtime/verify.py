@@ -1,0 +1,282 @@
+"""Replaying the recorded vectors of a bundle: does it compute here what it computed where it was exported?
+
+Needs numpy and onnxruntime only, so it runs on the device. The graph is run twice: by its **bodies** (standard operators, what
+any ONNX Runtime does) and by our **kernels**, where the native operator library is installed.
+
+Recorded ids are fed back whatever the graph chooses, so every step is compared and one different choice does not hide the rest.
+A choice that differs where the two best logits were closer than the tolerance is a tie, not a failure: the order of floating-point
+sums differs between machines.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, RequestError, found_wanted
+from ..plugins import library_path
+from . import tensors as names
+from .bundle import Bundle
+
+TOLERANCE = {"float32": 2e-4, "float16": 2e-4, "int8": 2e-2, "int4": 2e-2}
+"""Largest allowed difference of a logit by weight type, times the largest logit where that exceeds 1. Float graphs differ in the
+order of sums only (measured 4e-6); kernels of quantised weights may also round the activations to 8 bits."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recorded prompt: ``logit_ids`` and ``logit_values`` [n] are of its last row, ``margins`` [steps] the gaps of the two best."""
+
+    prompt_ids: list[int]
+    greedy_ids: list[int]
+    margins: list[float]
+    logit_ids: np.ndarray
+    logit_values: np.ndarray
+    l2: float
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """``error`` is the largest difference of a recorded logit, ``worst_id`` its token; ``different`` lists steps that chose another id."""
+
+    error: float
+    allowed: float
+    worst_id: int
+    l2_error: float
+    l2_allowed: float
+    ties: list[int]
+    different: list[int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it is within tolerance; a NaN never is."""
+        return self.error <= self.allowed and self.l2_error <= self.l2_allowed and not self.different
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """All cases on one engine, ``bodies`` or ``kernels``. ``steps`` counts compared choices."""
+
+    engine: str
+    cases: list[CaseResult]
+    steps: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every case holds."""
+        return all(case.ok for case in self.cases)
+
+    def failure(self) -> str | None:
+        """The house sentence about the first case that does not hold, or None."""
+        for number, case in enumerate(self.cases):
+            what, fix = f"by {self.engine}, case {number}", "see docs/verify.md for what may cause it"
+            if not case.error <= case.allowed:
+                return found_wanted(
+                    f"difference of logit {case.worst_id} from the recorded one ({what})",
+                    f"{case.error:.3g}",
+                    f"at most {case.allowed:.3g}",
+                    fix,
+                )
+            if not case.l2_error <= case.l2_allowed:
+                return found_wanted(
+                    f"difference of the logits' norm from the recorded one ({what})",
+                    f"{case.l2_error:.3g}",
+                    f"at most {case.l2_allowed:.3g}",
+                    fix,
+                )
+            if case.different:
+                return found_wanted(
+                    f"greedy id of step {case.different[0]} ({what})",
+                    "another one",
+                    "the recorded one, which won clearly",
+                    fix,
+                )
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``farthing verify --json``."""
+        worst = max(self.cases, key=lambda c: np.nan_to_num(c.error / c.allowed, nan=np.inf))
+        different, ties = (sum(len(getattr(c, f)) for c in self.cases) for f in ("different", "ties"))
+        return {
+            "engine": self.engine,
+            "ok": self.ok,
+            "cases": len(self.cases),
+            "max_error": worst.error if np.isfinite(worst.error) else None,
+            "allowed": worst.allowed,
+            "ids": {"equal": self.steps - different - ties, "ties": ties, "different": different},
+            "failure": self.failure(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def default_tolerance(bundle: Bundle, table: dict[str, float]) -> float:
+    """The entry of ``table`` for the coarsest weights of the bundle (float32 where the manifest names none)."""
+    q = bundle.manifest["quantization"]
+    return max(table[q.get(part) or "float32"] for part in ("weights", "embedding", "head"))
+
+
+def read_cases(bundle: Bundle) -> list[Case]:
+    """The recorded cases. Raises BundleError where the file is not what an exporter writes."""
+    name = bundle.manifest["vectors"]
+    try:
+        return [_case(c, bundle.manifest["model"]["vocab_size"]) for c in json.loads(bundle.text(name))["cases"]]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BundleError(
+            found_wanted(
+                f"{bundle.path / name}", f"unusable ({error!r})", "recorded vectors", "export the bundle again"
+            )
+        ) from error
+
+
+def _case(raw: dict[str, Any], vocab: int) -> Case:
+    logits = raw["logits"]
+    case = Case(
+        prompt_ids=[int(i) for i in raw["prompt_ids"]],
+        greedy_ids=[int(i) for i in raw["greedy_ids"]],
+        margins=[float(m) for m in raw["margins"]],
+        logit_ids=np.array(logits["ids"], np.int64),
+        logit_values=np.array(logits["values"], np.float32),
+        l2=float(logits["l2"]),
+    )
+    if not case.prompt_ids or not case.greedy_ids or len(case.margins) != len(case.greedy_ids):
+        raise ValueError("a case without ids, or without a margin for each")
+    if case.logit_ids.shape != case.logit_values.shape or not case.logit_ids.size:
+        raise ValueError("logits without a value for each id")
+    ids = [*case.prompt_ids, *case.greedy_ids, *case.logit_ids]
+    if min(ids) < 0 or max(ids) >= vocab:
+        raise ValueError(f"an id outside 0 to {vocab - 1}")
+    return case
+
+
+def session_options(kernels: Path | None, threads: int = 1) -> Any:
+    """Options under which onnxruntime adds no copy of the weights: nothing is folded or packed, the data file stays mapped."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3  # TensorScatter warns about every cache that is not bound in place
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if kernels is not None:
+        options.register_custom_ops_library(str(kernels))
+    return options
+
+
+def open_session(graph: str | bytes, options: Any) -> Any:
+    """An InferenceSession on the CPU. Raises BundleError where onnxruntime refuses the graph."""
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+        )
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        what = f"graph {graph}" if isinstance(graph, str) else "graph"
+        raise BundleError(
+            found_wanted(what, f"refused by onnxruntime {onnxruntime.__version__} ({str(error)[:300]})", "loadable",
+                         "update onnxruntime, or export the bundle again")
+        ) from error  # fmt: skip
+
+
+def verify_vectors(
+    bundle: Bundle, *, tolerance: float | None = None, threads: int = 1
+) -> tuple[list[EngineResult], list[str]]:
+    """Replay the vectors on every engine there is: the results, and a sentence for each engine that was skipped.
+
+    ``tolerance`` overrides the one of `TOLERANCE`. A result that differs is returned, not raised; raises BundleError where the
+    bundle cannot be run at all, RequestError for a tolerance that is no positive number.
+    """
+    if tolerance is None:
+        tolerance = default_tolerance(bundle, TOLERANCE)
+    check_tolerance(tolerance)
+    cases = read_cases(bundle)
+    engines: list[tuple[str, Path | None]] = [("bodies", None)]
+    skipped = []
+    if kernels := library_path():
+        engines.append(("kernels", kernels))
+    else:
+        skipped.append(
+            "kernels: libfarthing_ops.so is not installed (portable mode); `farthing doctor` says how to get it"
+        )
+    results = []
+    for engine, library in engines:
+        start = time.perf_counter()
+        session = open_session(str(bundle.graph(names.DECODER)), session_options(library, threads))
+        # Bodies as they were recorded, in one batch: without folded weights a step is slow whatever its rows. Kernels as the
+        # runtime calls them, a sequence at a time.
+        groups = [[c] for c in cases] if library else _same_steps(cases)
+        checked = [result for group in groups for result in _replay(session, bundle, group, tolerance)]
+        steps = sum(len(c.greedy_ids) for c in cases)
+        results.append(EngineResult(engine, checked, steps, time.perf_counter() - start))
+    return results, skipped
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raises RequestError unless ``tolerance`` is a positive number."""
+    if not (np.isfinite(tolerance) and tolerance > 0):
+        raise RequestError(found_wanted("tolerance", tolerance, "a positive number", "correct --tolerance"))
+
+
+def _same_steps(cases: Sequence[Case]) -> list[list[Case]]:
+    groups: dict[int, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(len(case.greedy_ids), []).append(case)
+    return list(groups.values())
+
+
+def _replay(session: Any, bundle: Bundle, cases: list[Case], tolerance: float) -> list[CaseResult]:
+    """Prefill, then one row at a time. Shorter prompts are padded on the right; the padding's slots are overwritten before use."""
+    kv, steps = bundle.manifest["kv"], len(cases[0].greedy_ids)
+    lengths = np.array([len(c.prompt_ids) for c in cases], np.int64)
+    ids = np.zeros((len(cases), int(lengths.max())), np.int64)
+    for row, case in zip(ids, cases, strict=True):
+        row[: len(case.prompt_ids)] = case.prompt_ids
+    shape = (len(cases), kv["kv_heads"], ids.shape[1] + steps, kv["head_dim"])
+    cache = [np.zeros(shape, np.float32) for _ in range(2 * kv["layers"])]
+    pasts = [n.format(i) for i in range(kv["layers"]) for n in (names.PAST_K, names.PAST_V)]
+    presents = [n.format(i) for i in range(kv["layers"]) for n in (names.PRESENT_K, names.PRESENT_V)]
+    recorded = np.array([c.greedy_ids for c in cases], np.int64)
+    past_len, rows = np.zeros(len(cases), np.int64), (lengths - 1)[:, None]
+    first, chosen = np.empty(0), []
+    for step in range(steps):
+        feeds = {
+            names.INPUT_IDS: ids,
+            names.POSITIONS: past_len[:, None] + np.arange(ids.shape[1]),
+            names.PAST_LEN: past_len,
+            names.LOGIT_ROWS: rows,
+            **dict(zip(pasts, cache, strict=True)),
+        }
+        logits, *cache = session.run([names.LOGITS, *presents], feeds)
+        if step == 0:
+            first = logits[:, 0]
+        chosen.append(logits[:, 0].argmax(-1))
+        past_len = lengths + step
+        ids, rows = recorded[:, step : step + 1], np.zeros((len(cases), 1), np.int64)
+    found = np.stack(chosen, axis=1)
+    return [_compare(case, first[i], found[i], tolerance) for i, case in enumerate(cases)]
+
+
+def _compare(case: Case, row: np.ndarray, chosen: np.ndarray, tolerance: float) -> CaseResult:
+    """``row`` [V] are the logits of the last prompt row, ``chosen`` [steps] the ids that won."""
+    errors = np.nan_to_num(np.abs(row[case.logit_ids] - case.logit_values), nan=np.inf)
+    allowed = tolerance * max(1.0, float(np.abs(case.logit_values).max()))
+    wrong = [step for step, (a, b) in enumerate(zip(chosen, case.greedy_ids, strict=True)) if a != b]
+    # Both logits may move by the tolerance, towards each other.
+    ties = [step for step in wrong if case.margins[step] <= 2 * allowed]
+    l2 = float(np.linalg.norm(row.astype(np.float64)))
+    return CaseResult(
+        error=float(errors.max()),
+        allowed=allowed,
+        worst_id=int(case.logit_ids[errors.argmax()]),
+        l2_error=float(np.nan_to_num(abs(l2 - case.l2), nan=np.inf)),
+        l2_allowed=allowed * row.size**0.5,
+        ties=ties,
+        different=[step for step in wrong if step not in ties],
+    )
