@@ -1,0 +1,355 @@
+"""Open a bundle and generate.
+
+>>> import farthing                                                          # doctest: +SKIP
+>>> with farthing.load("build/smollm2") as model:
+...     print(model.generate("What is a farthing?", max_new_tokens=64).text)
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, RequestError, found_wanted
+from . import options as check
+from .bundle import Bundle, open_bundle
+from .engines import Engine, open_engine
+from .text import Tokenizer, tokenizer_of
+
+DEFAULT_CONTEXT = 2048
+"""Cache slots unless asked for more: the cache of a large context can outweigh a small model."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished generation. ``ids`` are without the stop id; ``text`` is cut before a stop string.
+
+    ``stop_reason``: ``eos`` (a stop id), ``stop_string``, ``length`` (max_new_tokens reached), ``context`` (the cache is full),
+    ``callback`` (on_token or on_text returned False), ``cancelled``. ``stats``: counts and seconds, see docs/runtime.md.
+    """
+
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str
+    stop_reason: str
+    stats: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return asdict(self)
+
+
+def load(
+    bundle: str | Path,
+    *,
+    threads: int = 0,
+    context: int | None = None,
+    native: bool | None = None,
+    hashes: bool = True,
+) -> Runtime:
+    """Open the bundle in folder ``bundle``.
+
+    ``threads``: 0 = all cores. ``context``: tokens of prompt and answer together, default min(max_positions, 2048); memory is
+    reserved for all of them. ``native``: None = the C++ core with its kernels where it is built, True = that or an error, False =
+    onnxruntime's Python package only. ``hashes``: check every file's SHA-256 first.
+
+    Raises RequestError (bad argument), BundleError (damaged bundle), MissingDependencyError (part not installed).
+    """
+    threads = check.whole_number("threads", threads, 0, 1024, "choose another number; 0 is all cores")
+    if native not in (None, True, False):
+        raise RequestError(found_wanted("native", repr(native), "None, True or False", "choose one"))
+    path = Path(bundle)
+    # The manifest alone first: a context that cannot be should not cost the reading of all weights.
+    longest = open_bundle(path, hashes=False).manifest["model"]["max_positions"]
+    if context is None:
+        context = min(longest, DEFAULT_CONTEXT)
+    context = check.whole_number(
+        "context", context, 1, min(longest, check.INT32_MAX), "choose a length the model was trained for"
+    )
+    engine, checked = open_engine(path, threads=threads, context=context, native=native, hashes=hashes)
+    return Runtime(engine, checked)
+
+
+class Runtime:
+    """An open bundle with one sequence: its cache, and what decodes it. Made by `load`; a context manager.
+
+    For one thread at a time, except `cancel`; a second call meanwhile raises RequestError. Any number of runtimes may be open
+    on one bundle.
+    """
+
+    def __init__(self, engine: Engine, bundle: Bundle) -> None:
+        self._engine: Engine | None = engine
+        self._bundle = bundle
+        self._tokenizer = tokenizer_of(bundle)
+        self._busy = threading.Lock()
+        self._native = type(engine).__module__.endswith("_core")
+
+    @property
+    def bundle(self) -> Bundle:
+        """The open bundle; ``bundle.manifest`` describes it."""
+        return self._bundle
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer; None for a bundle that takes ids only."""
+        return self._tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        """The decode loop underneath. Raises RequestError once closed."""
+        if self._engine is None:
+            raise RequestError(found_wanted("runtime", "closed", "open", "load the bundle again"))
+        return self._engine
+
+    @property
+    def native(self) -> bool:
+        """Whether the C++ core runs, not the portable loop."""
+        return self._native
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self.engine.capacity
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding: ids are below it."""
+        return self.engine.vocab_size
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self.engine.length
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids in the cache. The last generated id is not: it was never run."""
+        return list(self.engine.tokens)
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        prompt_ids: Sequence[int] | np.ndarray | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        raw: bool = False,
+        max_new_tokens: int = 128,
+        greedy: bool = False,
+        temperature: float = 0.7,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        stop_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        reuse_prefix: bool = False,
+        on_text: Callable[[str], bool | None] | None = None,
+        on_token: Callable[[int], bool | None] | None = None,
+    ) -> Generation:
+        """Continue one of ``prompt``, ``prompt_ids`` or ``messages`` (a list of {"role", "content"}).
+
+        A ``prompt`` becomes a user's message where the bundle has a chat template, unless ``raw``: then it is taken as it is, with a
+        beginning-of-text token where the model wants one. Either way special tokens *written in the text* become their ids, so
+        text from strangers can pretend to be another speaker; remove such tokens from it first.
+
+        Sampling: ``greedy``, or draws by ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty`` and ``seed`` (see
+        `farthing.runtime.sampling`); the same seed gives the same ids, from Python and C++. Ends at the model's end-of-text ids
+        (unless ``ignore_eos``), at ``stop_ids``, before a ``stop`` string, after ``max_new_tokens`` or with the context full.
+
+        ``reuse_prefix`` keeps the cache of what the prompt and the last sequence begin with, which makes the next turn of a
+        conversation cheap. ``on_text`` gets each piece of final text, ``on_token`` each id; returning False ends the generation.
+
+        Raises RequestError before anything runs; FarthingError if the model gives NaN.
+        """
+        engine = self.engine
+        ids = self._prompt_ids(prompt, prompt_ids, messages, raw)
+        if len(ids) > engine.capacity:
+            raise RequestError(
+                found_wanted(
+                    "prompt", f"{len(ids)} tokens", f"at most {engine.capacity}", "shorten it, or load with a longer context"
+                )
+            )
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        ends = check.token_ids("stop_ids", stop_ids, engine.vocab_size, empty=True)
+        if self._tokenizer is not None and not ignore_eos:
+            ends += self._tokenizer.eos_ids
+        wanted = {
+            "max_new_tokens": check.whole_number("max_new_tokens", max_new_tokens, 1, check.INT32_MAX),
+            **check.sampling(
+                greedy=greedy,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            ),
+            "stop_ids": ends,
+            "reuse_prefix": bool(reuse_prefix),
+        }
+        if self._tokenizer is None and (stops or on_text is not None):
+            raise self._no_tokenizer("stop strings and on_text")
+        stream = self._tokenizer.stream(stops) if self._tokenizer and (stops or on_text) else None
+        pieces: list[str] = []
+
+        def emit(text: str) -> bool:
+            if text:
+                pieces.append(text)
+            return not (text and on_text is not None and on_text(text) is False)
+
+        def each(token_id: int) -> bool:
+            go_on = on_token is None or on_token(token_id) is not False
+            if stream is not None:
+                go_on = emit(stream.push(token_id)) and go_on and not stream.stopped
+            return go_on
+
+        with self._alone():
+            made = engine.generate(ids, wanted, None if stream is None and on_token is None else each)
+        if stream is None:
+            text = "" if self._tokenizer is None else self._tokenizer.decode(made["ids"])
+        else:
+            emit(stream.finish())
+            text = "".join(pieces)
+        reason = "stop_string" if stream is not None and stream.stopped else str(made["stop_reason"])
+        return Generation(ids, list(made["ids"]), text, reason, dict(made["stats"]))
+
+    def stream(self, prompt: str | None = None, **arguments: Any) -> Iterator[str]:
+        """`generate`, with the text as an iterator; its arguments but ``on_text``. Leaving the loop early ends the generation.
+
+        The generation runs on a thread of its own while the iterator is open.
+        """
+        if arguments.get("on_text") is not None:
+            raise RequestError(found_wanted("on_text", "given to stream", "absent", "use generate, or iterate"))
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        failed: list[BaseException] = []
+        left = threading.Event()
+
+        def give(text: str) -> bool:
+            pieces.put(text)
+            return not left.is_set()
+
+        def work() -> None:
+            try:
+                self.generate(prompt, **{**arguments, "on_text": give})
+            except BaseException as error:  # handed to the caller's thread
+                failed.append(error)
+            finally:
+                pieces.put(None)
+
+        worker = threading.Thread(target=work, name="farthing-stream", daemon=True)
+        worker.start()
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+        finally:
+            left.set()
+            if worker.is_alive() and self._engine is not None:
+                self._engine.cancel()
+            worker.join()
+        if failed:
+            raise failed[0]
+
+    def prefill(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Append ``ids`` to the sequence; afterwards `logits` is that of the last. Raises RequestError."""
+        checked = check.token_ids("prompt", ids, self.vocab_size)
+        with self._alone():
+            self.engine.prefill(checked)
+
+    def logits(self) -> np.ndarray:
+        """Float32 [V] of the last row that ran, a copy. Raises RequestError after a reset or rewind."""
+        with self._alone():
+            return self.engine.logits()
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens; costs nothing. Raises RequestError."""
+        length = check.whole_number("length to rewind to", length, 0, self.length, "rewind to a length that was reached")
+        with self._alone():
+            self.engine.rewind(length)
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        with self._alone():
+            self.engine.reset()
+
+    def save_state(self, path: str | Path) -> None:
+        """Write the sequence with its cache to one file with a checksum. Raises RequestError."""
+        with self._alone():
+            self.engine.save_state(str(path))
+
+    def load_state(self, path: str | Path) -> None:
+        """Take a sequence from `save_state`, of this bundle, by either engine. Raises RequestError, BundleError."""
+        with self._alone():
+            self.engine.load_state(str(path))
+
+    def cancel(self) -> None:
+        """End a generation that runs on another thread, after the pass it is in; its result so far is returned there."""
+        self.engine.cancel()
+
+    def close(self) -> None:
+        """Free the memory. Closing twice is fine."""
+        if self._engine is not None:
+            with self._alone():
+                self._engine = None
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise RequestError(
+                found_wanted("runtime", "busy", "one call at a time", "wait, or load the bundle once more")
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _prompt_ids(
+        self,
+        prompt: str | None,
+        prompt_ids: Sequence[int] | np.ndarray | None,
+        messages: Sequence[Mapping[str, Any]] | None,
+        raw: bool,
+    ) -> list[int]:
+        given = [n for n, v in (("prompt", prompt), ("prompt_ids", prompt_ids), ("messages", messages)) if v is not None]
+        if len(given) != 1:
+            raise RequestError(
+                found_wanted(
+                    "the prompt", " and ".join(given) or "missing", "one of prompt, prompt_ids, messages", "give exactly one"
+                )
+            )
+        if prompt_ids is not None:
+            return check.token_ids("prompt_ids", prompt_ids, self.vocab_size)
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            raise self._no_tokenizer("prompt and messages")
+        if messages is not None:
+            return tokenizer.encode_messages(messages)
+        if not isinstance(prompt, str):
+            raise RequestError(found_wanted("prompt", f"a {type(prompt).__name__}", "text", "use prompt_ids for ids"))
+        if not prompt:
+            raise RequestError(found_wanted("prompt", "empty", "at least one character", "give a prompt"))
+        if tokenizer.has_chat_template and not raw:
+            return tokenizer.encode_messages([{"role": "user", "content": prompt}])
+        return check.token_ids("prompt", tokenizer.encode(prompt, bos=True), self.vocab_size)
+
+    def _no_tokenizer(self, what: str) -> BundleError:
+        return BundleError(
+            found_wanted(f"tokenizer of {self._bundle.path}", "missing", f"one, to use {what}", "give prompt_ids")
+        )

@@ -1,0 +1,304 @@
+"""The portable engine: a thin decode loop over the onnxruntime package, graphs run by their bodies.
+
+For machines where the native core is not built. It has the face of ``_core.Engine`` and gives the same tokens; it is slower.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, FarthingError, MissingDependencyError, RequestError, found_wanted
+from . import tensors as names
+from .bundle import Bundle
+from .sampling import Sampling, choose
+from .state import load_state, save_state
+
+CHUNK = 256
+"""Rows of a prefill pass: scratch memory follows it, and beyond a few hundred rows matrix products gain nothing."""
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+class PortableEngine:
+    """One sequence over an open bundle. ``threads`` 0 = all cores; ``context`` is the number of cache slots.
+
+    For one thread at a time, except `cancel`. Raises BundleError when ONNX Runtime refuses the graph.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int, context: int, chunk: int = CHUNK) -> None:
+        self._bundle = bundle
+        self._session = _open(bundle, threads)
+        self._capacity = context
+        self._chunk = min(chunk, context)
+        self._vocab = int(bundle.manifest["model"]["vocab_size"])
+        kv = bundle.manifest["kv"]
+        shape = (kv["kv_heads"], context, kv["head_dim"])
+        # Zeros, not empty: a slot that is masked out must still hold numbers, since 0 x NaN is NaN.
+        self._caches = [np.zeros(shape, np.float32) for _ in range(2 * kv["layers"])]
+        self._ids = np.zeros(self._chunk, np.int64)
+        self._positions = np.zeros(self._chunk, np.int64)
+        self._past = np.zeros(1, np.int64)
+        self._row = np.zeros(1, np.int64)
+        self._logits = np.zeros(self._vocab, np.float32)
+        self._has_logits = False
+        self._bindings: dict[int, Any] = {}
+        self._tokens: list[int] = []
+        self._cancelled = threading.Event()
+        self._passes, self._rows, self._seconds = 0, 0, 0.0
+
+    @property
+    def capacity(self) -> int:
+        """Cache slots."""
+        return self._capacity
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return self._vocab
+
+    @property
+    def length(self) -> int:
+        """Filled cache slots."""
+        return len(self._tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids in the cache."""
+        return list(self._tokens)
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        self.rewind(0)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens; the slots behind are overwritten later. Raises RequestError."""
+        if not 0 <= length <= self.length:
+            raise RequestError(
+                found_wanted("length to rewind to", length, f"0 to {self.length}", "rewind to a length that was reached")
+            )
+        if length != self.length:
+            del self._tokens[length:]
+            self._has_logits = False
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        """Append ``ids`` in passes of at most ``chunk`` rows; afterwards `logits` belongs to the last. Raises RequestError."""
+        self._cancelled.clear()
+        self._append(ids)
+
+    def logits(self) -> np.ndarray:
+        """Float32 [V] of the last row, a copy. Raises RequestError when nothing was run."""
+        if not self._has_logits:
+            raise RequestError(
+                found_wanted("logits", "not computed", "a prefill before", "call prefill() after a reset or rewind")
+            )
+        return self._logits.copy()
+
+    def generate(
+        self, prompt_ids: Sequence[int], options: dict[str, Any], on_token: Callable[[int], bool] | None = None
+    ) -> dict[str, Any]:
+        """Prefill and decode. `Runtime.generate` is the comfortable face of this; docs/runtime.md lists options and result."""
+        how = Sampling(**{k: options[k] for k in _SAMPLING if k in options})
+        limit, stop_ids = int(options.get("max_new_tokens", 128)), frozenset(options.get("stop_ids", ()))
+        self._check_ids(prompt_ids)
+        self._cancelled.clear()
+        prompt = list(prompt_ids)
+        if options.get("reuse_prefix", False):
+            kept = _common(self._tokens, prompt)
+            self.rewind(kept)
+            prompt = prompt[kept:]
+        elif not options.get("continue", False):
+            self.reset()
+        passes, rows, seconds = self._passes, self._rows, self._seconds
+        start = _Clock()
+        self._append(prompt)
+        prefilled = _Clock()
+        made = self._decode(how, limit, stop_ids, on_token, start)
+        end = _Clock()
+        stats = {
+            "prompt_tokens": len(prompt),
+            "new_tokens": len(made.ids),
+            "passes": self._passes - passes,
+            "rows": self._rows - rows,
+            "prefill_seconds": prefilled.wall - start.wall,
+            "decode_seconds": end.wall - prefilled.wall,
+            "first_token_seconds": made.first_token_seconds,
+            "prefill_cpu_seconds": prefilled.cpu - start.cpu,
+            "decode_cpu_seconds": end.cpu - prefilled.cpu,
+            "model_seconds": self._seconds - seconds,
+            "kernels": False,
+        }
+        return {"ids": made.ids, "stop_reason": made.reason, "stop_id": made.stop_id, "stats": stats}
+
+    def cancel(self) -> None:
+        """End a generation on another thread after the pass it is in."""
+        self._cancelled.set()
+
+    def save_state(self, path: str | Path) -> None:
+        """Write cache and tokens as one file with a checksum. Raises RequestError."""
+        save_state(Path(path), self._bundle, self._tokens, self._caches)
+
+    def load_state(self, path: str | Path) -> None:
+        """Take cache and tokens from a saved file. Raises RequestError, BundleError; then nothing has changed."""
+        tokens, caches = load_state(Path(path), self._bundle, self._capacity, self._vocab)
+        self._has_logits = False
+        self._tokens = tokens
+        for mine, theirs in zip(self._caches, caches, strict=True):
+            mine[:, : len(tokens)] = theirs
+
+    def _decode(
+        self,
+        how: Sampling,
+        limit: int,
+        stop_ids: frozenset[int],
+        on_token: Callable[[int], bool] | None,
+        start: _Clock,
+    ) -> _Decoded:
+        made = _Decoded()
+        seen = set(self._tokens) if how.repetition_penalty != 1.0 else set()
+        while True:
+            if self._cancelled.is_set():
+                made.reason = "cancelled"
+                return made
+            token = choose(self._logits, how, len(made.ids), seen)
+            if not made.ids:
+                made.first_token_seconds = time.perf_counter() - start.wall
+            if token in stop_ids:
+                made.reason, made.stop_id = "eos", token
+                return made
+            made.ids.append(token)
+            if on_token is not None and not on_token(token):
+                made.reason = "callback"
+                return made
+            if len(made.ids) >= limit:
+                return made
+            if self.length == self._capacity:
+                made.reason = "context"
+                return made
+            seen.add(token)
+            self._append([token])
+
+    def _append(self, ids: Sequence[int]) -> None:
+        self._check_ids(ids)
+        if len(ids) > self._capacity - self.length:
+            raise RequestError(
+                found_wanted(
+                    "prompt",
+                    f"{self.length} + {len(ids)} tokens",
+                    f"at most {self._capacity}",
+                    "shorten it, or open the bundle with a longer context",
+                )
+            )
+        for at in range(0, len(ids), self._chunk):
+            if at > 0 and self._cancelled.is_set():
+                self._has_logits = False
+                return
+            self._run(ids[at : at + self._chunk])
+
+    def _run(self, ids: Sequence[int]) -> None:
+        rows, past = len(ids), self.length
+        self._ids[:rows] = ids
+        self._positions[:rows] = np.arange(past, past + rows)
+        self._past[0], self._row[0] = past, rows - 1
+        binding = self._bound(rows)
+        self._has_logits = False
+        start = time.perf_counter()
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's own classes are many and private
+            raise FarthingError(f"ONNX Runtime stopped: {error}") from error
+        self._seconds += time.perf_counter() - start
+        self._has_logits = True
+        self._tokens += [int(i) for i in ids]
+        self._passes += 1
+        self._rows += rows
+
+    def _bound(self, rows: int) -> Any:
+        """Bindings of a pass of ``rows`` rows. Two are kept, decoding's one row and the last other: making one takes as long
+        as a small model's pass."""
+        if rows not in self._bindings:
+            self._bindings = {1: self._bindings[1]} if 1 in self._bindings else {}
+            binding = self._session.io_binding()
+            inputs = {
+                names.INPUT_IDS: (self._ids, (1, rows)),
+                names.POSITIONS: (self._positions, (1, rows)),
+                names.PAST_LEN: (self._past, (1,)),
+                names.LOGIT_ROWS: (self._row, (1, 1)),
+            }
+            for name, (array, shape) in inputs.items():
+                binding.bind_input(name, "cpu", 0, array.dtype, shape, array.ctypes.data)
+            binding.bind_output(names.LOGITS, "cpu", 0, np.float32, (1, 1, self._vocab), self._logits.ctypes.data)
+            for i, cache in enumerate(self._caches):
+                past, present = ((names.PAST_K, names.PRESENT_K), (names.PAST_V, names.PRESENT_V))[i % 2]
+                place = ("cpu", 0, np.float32, (1, *cache.shape), cache.ctypes.data)
+                binding.bind_input(past.format(i // 2), *place)
+                binding.bind_output(present.format(i // 2), *place)  # the same buffer: written in place
+            self._bindings[rows] = binding
+        return self._bindings[rows]
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if len(ids) == 0:
+            raise RequestError(found_wanted("prompt", "empty", "at least one token", "give a prompt"))
+        for i in ids:
+            if not 0 <= i < self._vocab:
+                raise RequestError(
+                    found_wanted("token id", i, f"0 to {self._vocab - 1}", "use this bundle's tokenizer")
+                )
+
+
+class _Clock:
+    """Wall and CPU seconds of the process at one moment."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+
+@dataclass
+class _Decoded:
+    ids: list[int] = field(default_factory=list)
+    reason: str = "length"
+    stop_id: int | None = None
+    first_token_seconds: float = 0.0
+
+
+def _common(cached: list[int], prompt: list[int]) -> int:
+    """Tokens both begin with; one of the prompt is always left to run again, since its logits are needed."""
+    n = 0
+    for a, b in zip(cached, prompt[:-1], strict=False):
+        if a != b:
+            break
+        n += 1
+    return n
+
+
+def _open(bundle: Bundle, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            found_wanted("package onnxruntime", "not installed", "installed to run bundles", "pip install onnxruntime")
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Block-wise int4 weights with int8 activations inside the product: 3.5 times faster than float activations at one row.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    path = bundle.graph(names.DECODER)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes are many and private
+        raise BundleError(
+            found_wanted(
+                f"{path}",
+                f"refused by ONNX Runtime ({str(error)[:300]})",
+                "a graph it can run",
+                "update onnxruntime, or export the bundle again",
+            )
+        ) from error
