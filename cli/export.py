@@ -52,9 +52,12 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
     show_default=True,
     help="How matrices are stored: float32, or float16 for half the size. Arithmetic is float32 either way.",
 )
-@click.option("--no-check", is_flag=True, help="Skip the comparison with PyTorch (large models: it reads all weights again).")
+@click.option(
+    "--no-check", is_flag=True, help="Skip the comparison with PyTorch (large models: it reads all weights again)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def export_command(method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool) -> None:
+    """The command itself; its help is HELP."""
     from ..export import export  # heavy: numpy, onnx
 
     with _progress_bar() as progress:

@@ -52,7 +52,9 @@ class KVCache:
     def empty(cls, config: DecoderConfig, capacity: int, batch: int = 1) -> KVCache:
         """A cache of zeros with ``capacity`` slots."""
         shape = (batch, config.kv_heads, capacity, config.head_dim)
-        return cls([torch.zeros(shape) for _ in range(config.layers)], [torch.zeros(shape) for _ in range(config.layers)])
+        return cls(
+            [torch.zeros(shape) for _ in range(config.layers)], [torch.zeros(shape) for _ in range(config.layers)]
+        )
 
     @property
     def capacity(self) -> int:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ..errors import RequestError, found_wanted
-from .blocks import DecoderLayer, KVCache, linear, rms_norm, rotary_angles, to_torch
+from ..plugins.linear.operator import reference as linear
+from .blocks import DecoderLayer, KVCache, rms_norm, rotary_angles, to_torch
 from .config import DecoderConfig, expected_tensors
 
 
@@ -89,7 +90,9 @@ class Decoder:
         bad = [i for i in prompt_ids if not 0 <= i < self.config.vocab_size]
         if bad:
             raise RequestError(
-                found_wanted("token id of the prompt", bad[0], f"0 to {self.config.vocab_size - 1}", "use this model's tokenizer")
+                found_wanted(
+                    "token id of the prompt", bad[0], f"0 to {self.config.vocab_size - 1}", "use this model's tokenizer"
+                )
             )
         cache = KVCache.empty(self.config, len(prompt_ids) + new_tokens)
         pending, past, result = list(prompt_ids), 0, []

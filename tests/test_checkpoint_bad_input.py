@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from farthing.errors import CheckpointError
 from farthing.export.checkpoint import open_checkpoint
 
@@ -44,7 +44,10 @@ def edit(folder: Path, name: str = "config.json", **changes: object) -> Path:
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, ["low_freq_factor", "missing"]),
         ({"rope_scaling": {"type": "linear"}}, ["factor", "missing"]),
         ({"rope_scaling": [1]}, ["rope_scaling", "an object"]),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, ["rope_theta", "10000.0", "as in rope_parameters"]),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+            ["rope_theta", "10000.0", "as in rope_parameters"],
+        ),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         ({"num_key_value_heads": 3}, ["num_key_value_heads", "is 3", "divisor"]),
         ({"num_attention_heads": 5, "num_key_value_heads": 5}, ["num_attention_heads", "divisor of hidden_size"]),
@@ -63,7 +66,9 @@ def edit(folder: Path, name: str = "config.json", **changes: object) -> Path:
     ],
 )
 def test_config_fields(changes: dict[str, object], words: list[str], tmp_path: Path) -> None:
-    refused(edit(tiny.write_hf(tmp_path), **changes), "config.json" if "eos id" not in words else "tokenizer.json", *words)
+    refused(
+        edit(tiny.write_hf(tmp_path), **changes), "config.json" if "eos id" not in words else "tokenizer.json", *words
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,9 @@ def test_weights_that_are_not_finite(value: float, dtype: str, tmp_path: Path) -
     tensors = tiny.weights(tiny.config())
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     tiny.save_safetensors(folder / "model.safetensors", tensors, dtype)
-    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is not finite in 1 of 3840 .*index 149"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is not finite in 1 of 3840 .*index 149"
+    ):
         open_checkpoint(folder).tensor("layers.1.up.weight")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from tokenizers import Tokenizer
 
+import tiny
 from farthing.errors import CheckpointError
 from farthing.export.checkpoint import open_checkpoint
 from farthing.export.checkpoint.gguf_file import GgufFile
@@ -32,14 +32,20 @@ def test_equals_the_folder(family: str, tmp_path: Path) -> None:
     folder = open_checkpoint(tiny.write_hf(tmp_path / "hf", family, **window))
     file = open_checkpoint(tiny.write_gguf(tmp_path / "m.gguf", family, **window))
     assert file.kind == "gguf" and file.name == f"tiny {family}"
-    expected = folder.config if family != "mistral" else folder.config.__class__(**{**folder.config.__dict__, "family": "llama"})
+    expected = (
+        folder.config
+        if family != "mistral"
+        else folder.config.__class__(**{**folder.config.__dict__, "family": "llama"})
+    )
     assert file.config == expected
     assert sorted(file.names()) == sorted(folder.names())
     for name in folder.names():
         assert np.array_equal(file.tensor(name), folder.tensor(name)), name
 
 
-@pytest.mark.parametrize(("quant", "tolerance"), [("F16", 1e-3), ("BF16", 1e-2), ("Q8_0", 0.03), ("Q5_1", 0.1), ("Q4_1", 0.3), ("Q4_0", 0.4)])
+@pytest.mark.parametrize(
+    ("quant", "tolerance"), [("F16", 1e-3), ("BF16", 1e-2), ("Q8_0", 0.03), ("Q5_1", 0.1), ("Q4_1", 0.3), ("Q4_0", 0.4)]
+)
 def test_quantised_types(quant: str, tolerance: float, tmp_path: Path) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 96}
     folder = open_checkpoint(tiny.write_hf(tmp_path / "hf", **sizes))
@@ -62,12 +68,18 @@ def test_reads_what_the_library_reads(quant: str, tmp_path: Path) -> None:
     writer.add_array("some.numbers", [1, 2, 3])
     writer.add_tensor("a", np.arange(5, dtype=np.float32))
     writer.add_tensor("b", raw, raw_dtype=kind)
-    for stage in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+    for stage in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
         stage()
     ours, theirs = GgufFile(path), {t.name: t for t in gguf.GGUFReader(path).tensors}
     assert ours.fields["some.numbers"] == [1, 2, 3]
     assert ours.shape("b") == (6, 512)
-    wanted = gguf.dequantize(theirs["b"].data, kind)
+    with np.errstate(all="ignore"):  # random scales overflow
+        wanted = gguf.dequantize(theirs["b"].data, kind)
     assert np.array_equal(ours.read("b"), wanted, equal_nan=True)
     assert np.array_equal(ours.read("a"), np.arange(5, dtype=np.float32))
 
@@ -161,7 +173,10 @@ def refused(path: Path, *words: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"meta": {"general.architecture": "gemma"}}, ["general.architecture", "'gemma'", "llama, qwen2, qwen3", "nearest"]),
+        (
+            {"meta": {"general.architecture": "gemma"}},
+            ["general.architecture", "'gemma'", "llama, qwen2, qwen3", "nearest"],
+        ),
         ({"meta": {"llama.expert_count": 8}}, ["llama.expert_count", "mixtures of experts"]),
         ({"meta": {"split.count": 3}}, ["split.count", "llama-gguf-split"]),
         ({"drop": ("llama.block_count",)}, ["llama.block_count", "missing"]),

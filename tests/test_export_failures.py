@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from click.testing import CliRunner
 
+import tiny
 from farthing.cli.export import export_command
 from farthing.errors import BundleError, CheckpointError, RequestError
 from farthing.export.decoder import export_decoder
@@ -56,7 +56,9 @@ def test_real_ctrl_c(tmp_path: Path) -> None:
     checkpoint = tiny.write_hf(tmp_path / "hf", num_hidden_layers=40, hidden_size=192, intermediate_size=512)
     before = everything(tmp_path)
     code = "import sys; from farthing.export import export; export('decoder', sys.argv[1], sys.argv[2])"
-    process = subprocess.Popen([sys.executable, "-c", code, checkpoint, tmp_path / "out"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, checkpoint, tmp_path / "out"], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.*/graphs/*.data")):
         assert process.poll() is None and time.monotonic() < deadline, "it never began to write"
@@ -79,7 +81,9 @@ def test_disk_full(after: int, checkpoint: Path, tmp_path: Path, monkeypatch: py
         return original(self, array, dtype, name)
 
     monkeypatch.setattr(ExternalData, "append", append)
-    with pytest.raises(BundleError, match="full, expected room for the bundle; free some space; nothing was left behind"):
+    with pytest.raises(
+        BundleError, match="full, expected room for the bundle; free some space; nothing was left behind"
+    ):
         export_decoder(checkpoint, tmp_path / "out")
     assert everything(tmp_path) == before
 
@@ -138,7 +142,11 @@ def test_command(checkpoint: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0 and report["method"] == "decoder" and report["check"]["rows"] == 64
     assert report["path"] == str(tmp_path / "out") and report["nodes_per_layer"] == 8
     assert report["bytes"] == sum(p.stat().st_size for p in (tmp_path / "out").rglob("*") if p.is_file())
-    text = CliRunner().invoke(export_command, [*arguments, "--no-check", "--dtype", "float16"], catch_exceptions=False).stdout
+    text = (
+        CliRunner()
+        .invoke(export_command, [*arguments, "--no-check", "--dtype", "float16"], catch_exceptions=False)
+        .stdout
+    )
     assert "8 per layer" in text and "not compared" in text
     with pytest.raises(RequestError, match="nearest is 'decoder'"):
         CliRunner().invoke(export_command, ["decodr", *arguments[1:]], catch_exceptions=False)

@@ -126,7 +126,26 @@ def tokenizer_json(vocab: int = VOCAB) -> str:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     table = {t: i for i, t in enumerate([*SPECIAL, *alphabet])}
     merges = []
-    for pair in ("th", "he", "in", "er", "an", "re", "on", "at", "en", "nd", "ti", "es", "or", "te", "of", "ed", "is", "it"):
+    for pair in (
+        "th",
+        "he",
+        "in",
+        "er",
+        "an",
+        "re",
+        "on",
+        "at",
+        "en",
+        "nd",
+        "ti",
+        "es",
+        "or",
+        "te",
+        "of",
+        "ed",
+        "is",
+        "it",
+    ):
         merges.append((pair[0], pair[1]))
         table[pair] = len(table)
     merges.append(("th", "e"))
@@ -141,7 +160,14 @@ def tokenizer_json(vocab: int = VOCAB) -> str:
 
 
 def write_hf(
-    folder: Path, family: str = "llama", *, seed: int = 0, dtype: str = "F32", shards: int = 1, tokenizer: bool = True, **changes: Any
+    folder: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    dtype: str = "F32",
+    shards: int = 1,
+    tokenizer: bool = True,
+    **changes: Any,
 ) -> Path:
     """A Hugging Face folder; returns it. ``changes`` go to config.json (and shape the weights)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +189,12 @@ def write_hf(
         (folder / "tokenizer.json").write_text(tokenizer_json(values["vocab_size"]), encoding="utf-8")
         write_json(
             folder / "tokenizer_config.json",
-            {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "chat_template": _CHAT},
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "chat_template": _CHAT,
+            },
         )
     return folder
 
@@ -190,7 +221,11 @@ _GGUF_NAMES = {
 
 def gguf_name(name: str) -> str:
     """llama.cpp's name of a Hugging Face tensor."""
-    top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+    top = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+    }
     if name in top:
         return top[name]
     _, _, layer, rest = name.split(".", 3)
@@ -217,7 +252,28 @@ def sentence_piece_tokens(vocab: int = VOCAB) -> tuple[list[str], list[int], lis
     tokens, types = ["<unk>", "<s>", "</s>"], [2, 3, 3]
     tokens += [f"<0x{b:02X}>" for b in range(256)]
     types += [6] * 256
-    pieces = ["▁t", "he", "▁the", "in", "er", "▁a", "on", "re", "▁", "e", "t", "a", "o", "i", "n", "h", "r", "s", "c", "u"]
+    pieces = [
+        "▁t",
+        "he",
+        "▁the",
+        "in",
+        "er",
+        "▁a",
+        "on",
+        "re",
+        "▁",
+        "e",
+        "t",
+        "a",
+        "o",
+        "i",
+        "n",
+        "h",
+        "r",
+        "s",
+        "c",
+        "u",
+    ]
     pieces += ["x", "▁▁", "th", "▁th"]
     tokens += pieces[: vocab - len(tokens)]
     types += [1] * (len(tokens) - len(types))
@@ -226,8 +282,16 @@ def sentence_piece_tokens(vocab: int = VOCAB) -> tuple[list[str], list[int], lis
 
 
 def write_gguf(
-    path: Path, family: str = "llama", *, seed: int = 0, quant: str = "F32", tokenizer: str | None = "gpt2", drop: tuple[str, ...] = (),
-    meta: dict[str, Any] | None = None, pre: str | None = "smollm", **changes: Any,
+    path: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    quant: str = "F32",
+    tokenizer: str | None = "gpt2",
+    drop: tuple[str, ...] = (),
+    meta: dict[str, Any] | None = None,
+    pre: str | None = "smollm",
+    **changes: Any,
 ) -> Path:
     """A GGUF file of the same weights as `write_hf`; returns it.
 
@@ -252,11 +316,16 @@ def write_gguf(
         "general.name": f"tiny {family}",
     }
     if "head_dim" in values:
-        fields |= {f"{arch}.attention.key_length": values["head_dim"], f"{arch}.attention.value_length": values["head_dim"]}
+        fields |= {
+            f"{arch}.attention.key_length": values["head_dim"],
+            f"{arch}.attention.value_length": values["head_dim"],
+        }
     fields = {k: v for k, v in {**fields, **(meta or {})}.items() if k not in drop}
     writer = gguf.GGUFWriter(path, fields.pop("general.architecture", arch))
     for key, value in fields.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[
+            type(value)
+        ]
         add(key, value)
     if tokenizer:
         _add_tokenizer(writer, tokenizer, values["vocab_size"], pre, fields)
@@ -268,7 +337,12 @@ def write_gguf(
             kind = gguf.GGMLQuantizationType.F32
         data = gguf.quants.quantize(array, kind)
         writer.add_tensor(gguf_name(name), data, raw_dtype=kind)
-    for stage in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+    for stage in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
         stage()
     return path
 

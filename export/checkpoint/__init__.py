@@ -47,7 +47,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"checkpoint {path}",
             f"a {path.suffix or 'suffixless'} file",
             "a Hugging Face folder or a .gguf file",
-            "give the folder that holds config.json and the weights" if path.suffix == ".safetensors" else "check the path",
+            "give the folder that holds config.json and the weights"
+            if path.suffix == ".safetensors"
+            else "check the path",
         )
     )
 
@@ -68,7 +70,9 @@ def _checked(kind: type[Checkpoint], path: Path) -> Checkpoint:
         checkpoint.check()
     except OSError as error:
         raise CheckpointError(
-            found_wanted(f"checkpoint {path}", f"unreadable ({error})", "readable files", "check the path and its rights")
+            found_wanted(
+                f"checkpoint {path}", f"unreadable ({error})", "readable files", "check the path and its rights"
+            )
         ) from error
     return checkpoint
 

@@ -31,6 +31,10 @@ class Checkpoint(ABC):
     config: DecoderConfig
 
     @abstractmethod
+    def __init__(self, path: Path) -> None:
+        """Read configuration and headers of the checkpoint at ``path``. Raises CheckpointError, OSError."""
+
+    @abstractmethod
     def names(self) -> list[str]:
         """Canonical names of all tensors the model uses."""
 

@@ -63,7 +63,10 @@ class GgufCheckpoint(Checkpoint):
             raise unknown_architecture(architecture, ARCHITECTURES, str(path), "general.architecture")
         if self._fields.count("split.count", 1, least=0) > 1:
             raise self._fields.bad(
-                "split.count", self._fields.values["split.count"], "one whole file", "join the parts: llama-gguf-split --merge"
+                "split.count",
+                self._fields.values["split.count"],
+                "one whole file",
+                "join the parts: llama-gguf-split --merge",
             )
         self.name = self._fields.text("general.name", path.stem) or path.stem
         self._tensors = {canonical(n): n for n in self._file.names() if n != ROPE_DIVISORS}
@@ -73,15 +76,19 @@ class GgufCheckpoint(Checkpoint):
             self._tensors.pop("head.weight", None)
 
     def names(self) -> list[str]:
+        """Canonical names, in file order."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Shape from the tensor table; GGUF's order of dimensions is turned round."""
         return self._file.shape(self._tensors[name])
 
     def source(self, name: str) -> str:
+        """File and llama.cpp's name."""
         return f"{self.path}: {self._tensors[name]}"
 
     def read(self, name: str) -> np.ndarray:
+        """Dequantised; q and k rows of llama files in half-split order."""
         array = self._file.read(self._tensors[name])
         part = name.split(".")[-2]
         if self._interleaved and part in ("q", "k"):
@@ -90,9 +97,11 @@ class GgufCheckpoint(Checkpoint):
         return array
 
     def files(self) -> list[Path]:
+        """The one file."""
         return [self.path]
 
     def tokenizer(self) -> TokenizerFiles | None:
+        """Built from the vocabulary in the metadata; None if there is none."""
         if not self._fields.has("tokenizer.ggml.model"):
             return None
         return build_tokenizer(self._fields, self.config.vocab_size)
@@ -101,7 +110,10 @@ class GgufCheckpoint(Checkpoint):
         fields = self._fields
         if fields.values.get(f"{arch}.expert_count", 0):
             raise fields.bad(
-                f"{arch}.expert_count", fields.values[f"{arch}.expert_count"], "no experts", "mixtures of experts are not supported"
+                f"{arch}.expert_count",
+                fields.values[f"{arch}.expert_count"],
+                "no experts",
+                "mixtures of experts are not supported",
             )
         hidden, heads = fields.count(f"{arch}.embedding_length"), fields.count(f"{arch}.attention.head_count")
         kv_heads = fields.count(f"{arch}.attention.head_count_kv", heads)
@@ -113,11 +125,15 @@ class GgufCheckpoint(Checkpoint):
         dim = fields.count(key, max(hidden // heads, 1))
         for other in (f"{arch}.attention.value_length", f"{arch}.rope.dimension_count"):
             if fields.count(other, dim) != dim:
-                raise fields.bad(other, fields.values[other], f"{dim}, the size of a head", "such heads are not supported")
+                raise fields.bad(
+                    other, fields.values[other], f"{dim}, the size of a head", "such heads are not supported"
+                )
         if dim % 2:
             raise fields.bad(key, dim, "an even number", "rotary embedding turns pairs of features")
         if "embed.weight" not in self._tensors:
-            raise CheckpointError(found_wanted(f"tensor token_embd.weight of {self.path}", "missing", "the embedding", "fetch it again"))
+            raise CheckpointError(
+                found_wanted(f"tensor token_embd.weight of {self.path}", "missing", "the embedding", "fetch it again")
+            )
         has = self._tensors.__contains__
         return DecoderConfig(
             family=arch,
@@ -145,10 +161,17 @@ class GgufCheckpoint(Checkpoint):
         theta = _short(fields.number(f"{arch}.rope.freq_base", 10000.0))
         kind = fields.text(f"{arch}.rope.scaling.type", "none")
         if kind not in ("none", "linear"):
-            raise fields.bad(f"{arch}.rope.scaling.type", kind, "'none' or 'linear'", "other scalings are not supported")
+            raise fields.bad(
+                f"{arch}.rope.scaling.type", kind, "'none' or 'linear'", "other scalings are not supported"
+            )
         if ROPE_DIVISORS in self._file.names():
             divisors = self._file.read(ROPE_DIVISORS).astype(np.float32).reshape(-1)
-            if divisors.size != dim // 2 or not np.all(np.isfinite(divisors)) or not np.all(divisors > 0) or kind != "none":
+            if (
+                divisors.size != dim // 2
+                or not np.all(np.isfinite(divisors))
+                or not np.all(divisors > 0)
+                or kind != "none"
+            ):
                 raise CheckpointError(
                     found_wanted(
                         f"tensor {ROPE_DIVISORS} of {self.path}",

@@ -30,7 +30,9 @@ def library() -> Any:
         import gguf
     except ImportError as error:
         raise MissingDependencyError(
-            found_wanted("package gguf", "not installed", "installed to read GGUF files", "pip install 'farthing[export]'")
+            found_wanted(
+                "package gguf", "not installed", "installed to read GGUF files", "pip install 'farthing[export]'"
+            )
         ) from error
     return gguf
 
@@ -51,7 +53,7 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-        self._buffer = memoryview(self._map)
+        self._buffer = self._map.data
         self._at = 0
         if bytes(self._buffer[:4]) != b"GGUF":
             raise self._bad("first bytes", bytes(self._buffer[:4]), "b'GGUF'", "this is no GGUF file, or a damaged one")
@@ -120,13 +122,18 @@ class GgufFile:
             type_ = gguf.GGMLQuantizationType(kind)
             block, size = gguf.GGML_QUANT_SIZES[type_]
         except (ValueError, KeyError) as error:
-            raise self._bad(f"type of tensor {name}", kind, "a known quantisation type", "update the gguf package") from error
+            raise self._bad(
+                f"type of tensor {name}", kind, "a known quantisation type", "update the gguf package"
+            ) from error
         if not shape or 0 in shape or shape[-1] % block:
             raise self._bad(f"shape of tensor {name}", list(shape), f"rows that are multiples of {block}", _DAMAGED)
         length = math.prod(shape) // block * size
         if start + length > len(self._buffer):
             raise self._bad(
-                f"data of tensor {name}", f"bytes {start} to {start + length} of {len(self._buffer)}", "bytes inside the file", _DAMAGED
+                f"data of tensor {name}",
+                f"bytes {start} to {start + length} of {len(self._buffer)}",
+                "bytes inside the file",
+                _DAMAGED,
             )
         return _Entry(type_, shape, start, length)
 
@@ -140,7 +147,12 @@ class GgufFile:
 
     def _take(self, size: int) -> memoryview:
         if size > len(self._buffer) - self._at:
-            raise self._bad("header", f"asking for {size} bytes at {self._at} of {len(self._buffer)}", "lengths inside the file", _DAMAGED)
+            raise self._bad(
+                "header",
+                f"asking for {size} bytes at {self._at} of {len(self._buffer)}",
+                "lengths inside the file",
+                _DAMAGED,
+            )
         piece = self._buffer[self._at : self._at + size]
         self._at += size
         return piece

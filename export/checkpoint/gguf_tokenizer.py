@@ -71,7 +71,9 @@ def build_tokenizer(fields: Fields, model_vocab: int) -> TokenizerFiles:
         raise
     except Exception as error:  # the library raises plain Exception, e.g. for a merge of unknown tokens
         raise CheckpointError(
-            found_wanted(f"tokenizer of {fields.source}", f"not usable ({error})", "a consistent vocabulary", "fetch it again")
+            found_wanted(
+                f"tokenizer of {fields.source}", f"not usable ({error})", "a consistent vocabulary", "fetch it again"
+            )
         ) from error
     if (size := tokenizer.get_vocab_size()) != len(tokens):
         raise fields.bad("tokenizer.ggml.tokens", f"{size} distinct spellings", f"{len(tokens)}, one per token")
@@ -123,7 +125,10 @@ def _byte_level(fields: Fields, tokens: list[str], types: list[int]) -> Tokenize
     )
     split = PRE_TOKENIZERS[pre]
     if split is not None:
-        steps = [pre_tokenizers.Split(Regex(split), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        steps = [
+            pre_tokenizers.Split(Regex(split), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     elif pre == "smollm":
         steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     else:
@@ -159,7 +164,9 @@ def _merges(fields: Fields) -> list[tuple[str, str]]:
     pairs = [tuple(merge.split(" ")) for merge in _strings(fields, "tokenizer.ggml.merges")]
     for index, pair in enumerate(pairs):
         if len(pair) != 2:
-            raise fields.bad("tokenizer.ggml.merges", f"{' '.join(pair)!r} at {index}", "two tokens with a space between")
+            raise fields.bad(
+                "tokenizer.ggml.merges", f"{' '.join(pair)!r} at {index}", "two tokens with a space between"
+            )
     return pairs  # type: ignore[return-value]
 
 
@@ -187,7 +194,11 @@ def _add_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> No
         [AddedToken(t, normalized=False, special=True) for t, k in zip(tokens, types, strict=True) if k == CONTROL]
     )
     tokenizer.add_tokens(
-        [AddedToken(t, normalized=False, special=False) for t, k in zip(tokens, types, strict=True) if k == USER_DEFINED]
+        [
+            AddedToken(t, normalized=False, special=False)
+            for t, k in zip(tokens, types, strict=True)
+            if k == USER_DEFINED
+        ]
     )
 
 

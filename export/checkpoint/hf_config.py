@@ -74,7 +74,10 @@ def _refuse_unsupported(fields: Fields) -> None:
         method = fields.values["quantization_config"]
         name = method.get("quant_method", "unnamed") if isinstance(method, dict) else method
         raise fields.bad(
-            "quantization_config", name, "none", "export the unquantised checkpoint and use `farthing quantize` on the bundle"
+            "quantization_config",
+            name,
+            "none",
+            "export the unquantised checkpoint and use `farthing quantize` on the bundle",
         )
 
 
@@ -134,7 +137,9 @@ def _rope(fields: Fields, max_positions: int) -> Rope:
         raise fields.bad("rope_theta", fields.values["rope_theta"], f"{values['rope_theta']} as in rope_parameters")
     for place in (fields, rope):
         if place.has("partial_rotary_factor") and place.number("partial_rotary_factor") != 1.0:
-            raise place.bad("partial_rotary_factor", place.values["partial_rotary_factor"], 1.0, "partial rotation is not supported")
+            raise place.bad(
+                "partial_rotary_factor", place.values["partial_rotary_factor"], 1.0, "partial rotation is not supported"
+            )
     kind = rope.text("rope_type", rope.text("type", "default"))
     theta = rope.number("rope_theta", 10000.0)
     if kind == "default":
@@ -149,4 +154,6 @@ def _rope(fields: Fields, max_positions: int) -> Rope:
         return Rope(theta, "llama3", rope.number("factor"), low, high, original)
     known = ("default", "linear", "llama3")
     nearest = difflib.get_close_matches(kind, known, n=1, cutoff=0.0)[0]
-    raise rope.bad("rope_type", kind, f"one of {', '.join(known)}", f"the nearest is {nearest!r}; others are not supported")
+    raise rope.bad(
+        "rope_type", kind, f"one of {', '.join(known)}", f"the nearest is {nearest!r}; others are not supported"
+    )

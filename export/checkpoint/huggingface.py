@@ -17,7 +17,11 @@ from .tokenizer import TokenizerFiles, finish, parse
 
 INDEX = "model.safetensors.index.json"
 
-_TOP = {"model.embed_tokens.weight": "embed.weight", "model.norm.weight": "norm.weight", "lm_head.weight": "head.weight"}
+_TOP = {
+    "model.embed_tokens.weight": "embed.weight",
+    "model.norm.weight": "norm.weight",
+    "lm_head.weight": "head.weight",
+}
 _LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "q",
@@ -66,27 +70,34 @@ class HuggingFaceCheckpoint(Checkpoint):
                     continue
                 if ours in self._tensors:
                     raise CheckpointError(
-                        found_wanted(f"tensor {name} of {path}", "in two shards", "in one", "remove the stale weight files")
+                        found_wanted(
+                            f"tensor {name} of {path}", "in two shards", "in one", "remove the stale weight files"
+                        )
                     )
                 self._tensors[ours] = (file, name)
         self._drop_copy_of_tied_head()
 
     def names(self) -> list[str]:
+        """Canonical names, shard by shard."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Shape from the header of the shard."""
         file, theirs = self._tensors[name]
         return file.shape(theirs)
 
     def source(self, name: str) -> str:
+        """Shard and Hugging Face's name."""
         file, theirs = self._tensors[name]
         return f"{file.path}: {theirs}"
 
     def read(self, name: str) -> np.ndarray:
+        """A view of the mapped shard; bfloat16 widened to float32."""
         file, theirs = self._tensors[name]
         return file.read(theirs)
 
     def files(self) -> list[Path]:
+        """model.safetensors, or the shards of the index."""
         return self._files
 
     def _weight_files(self) -> list[Path]:
@@ -107,11 +118,18 @@ class HuggingFaceCheckpoint(Checkpoint):
         for shard in sorted(set(table.values())):
             # A file name only: an index must not point out of its folder.
             if Path(shard).name != shard or not shard.endswith(".safetensors"):
-                raise fields.bad("weight_map", shard, "names of .safetensors files in the same folder", "fetch it again")
+                raise fields.bad(
+                    "weight_map", shard, "names of .safetensors files in the same folder", "fetch it again"
+                )
         missing = [s for s in sorted(set(table.values())) if not (self.path / s).is_file()]
         if missing:
             raise CheckpointError(
-                found_wanted(f"shards {', '.join(missing)} of {self.path}", "missing", f"all files {INDEX} lists", "fetch them too")
+                found_wanted(
+                    f"shards {', '.join(missing)} of {self.path}",
+                    "missing",
+                    f"all files {INDEX} lists",
+                    "fetch them too",
+                )
             )
         return [self.path / s for s in sorted(set(table.values()))]
 
@@ -122,11 +140,15 @@ class HuggingFaceCheckpoint(Checkpoint):
         head, embed = self.read("head.weight"), self.read("embed.weight")
         if head.shape != embed.shape or not np.array_equal(head, embed):
             raise self._fields.bad(
-                "tie_word_embeddings", True, "false, since lm_head.weight differs from the embedding", "correct the configuration"
+                "tie_word_embeddings",
+                True,
+                "false, since lm_head.weight differs from the embedding",
+                "correct the configuration",
             )
         del self._tensors["head.weight"]
 
     def tokenizer(self) -> TokenizerFiles | None:
+        """tokenizer.json as it is, ids and template from the files beside it; None if there is no tokenizer."""
         path = self.path / "tokenizer.json"
         if not path.is_file():
             others = [n for n in ("tokenizer.model", "vocab.json") if (self.path / n).is_file()]
@@ -143,14 +165,24 @@ class HuggingFaceCheckpoint(Checkpoint):
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise CheckpointError(found_wanted(f"{path}", f"not UTF-8 ({error})", "a tokenizer.json", "fetch it again")) from error
+            raise CheckpointError(
+                found_wanted(f"{path}", f"not UTF-8 ({error})", "a tokenizer.json", "fetch it again")
+            ) from error
         tokenizer = parse(text, str(path))
         settings = self._optional("tokenizer_config.json")
         generation = self._optional("generation_config.json")
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         # The order transformers' generate() follows; the tokenizer's own token only when neither file names one.
-        eos = generation.ids("eos_token_id") or self._fields.ids("eos_token_id") or _token_id(settings, "eos_token", vocab)
-        bos = generation.ids("bos_token_id") or self._fields.ids("bos_token_id") or _token_id(settings, "bos_token", vocab)
+        eos = (
+            generation.ids("eos_token_id")
+            or self._fields.ids("eos_token_id")
+            or _token_id(settings, "eos_token", vocab)
+        )
+        bos = (
+            generation.ids("bos_token_id")
+            or self._fields.ids("bos_token_id")
+            or _token_id(settings, "bos_token", vocab)
+        )
         return finish(
             text,
             tokenizer,

@@ -25,9 +25,13 @@ class Fields:
         try:
             values = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(found_wanted(str(path), f"not readable as JSON ({error})", "a JSON object", "fetch it again")) from error
+            raise CheckpointError(
+                found_wanted(str(path), f"not readable as JSON ({error})", "a JSON object", "fetch it again")
+            ) from error
         if not isinstance(values, dict):
-            raise CheckpointError(found_wanted(str(path), f"a {type(values).__name__}", "a JSON object", "fetch it again"))
+            raise CheckpointError(
+                found_wanted(str(path), f"a {type(values).__name__}", "a JSON object", "fetch it again")
+            )
         return cls(values, str(path))
 
     def has(self, key: str) -> bool:

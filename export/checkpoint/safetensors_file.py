@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ...errors import CheckpointError, found_wanted
 
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 """Stored dtypes we read; bfloat16 travels as its 16 bits."""
 
 _HEADER_LIMIT = 100 << 20
@@ -66,7 +67,10 @@ class SafetensorsFile:
         dtype = DTYPES.get(entry.dtype)
         if dtype is None:
             raise self._bad(
-                f"dtype of tensor {name}", entry.dtype, f"one of {', '.join(DTYPES)}", "convert the weights to float32 or bfloat16"
+                f"dtype of tensor {name}",
+                entry.dtype,
+                f"one of {', '.join(DTYPES)}",
+                "convert the weights to float32 or bfloat16",
             )
         if not math.prod(entry.shape):
             raise self._bad(f"shape of tensor {name}", list(entry.shape), "no dimension of size 0")
@@ -98,7 +102,7 @@ class SafetensorsFile:
             for n, e in self._entries.items()
             if e.dtype in DTYPES
         )
-        for (_, end, first), (start, _, second) in zip(spans, spans[1:], strict=False):
+        for (_, end, first), (start, _, second) in pairwise(spans):
             if start < end:
                 raise self._bad(f"data of tensor {second}", f"overlapping that of {first}", "bytes of its own")
 
@@ -108,5 +112,7 @@ class SafetensorsFile:
             raise ValueError("a name occurs twice")
         return result
 
-    def _bad(self, what: str, found: object, wanted: object, fix: str = "the file is damaged or cut short; fetch it again") -> CheckpointError:
+    def _bad(
+        self, what: str, found: object, wanted: object, fix: str = "the file is damaged or cut short; fetch it again"
+    ) -> CheckpointError:
         return CheckpointError(found_wanted(f"{what} of {self.path}", found, wanted, fix))

@@ -35,7 +35,9 @@ def parse(text: str, source: str) -> Tokenizer:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception for every defect
         raise CheckpointError(
-            found_wanted(source, f"not usable ({error})", "a tokenizer.json of the tokenizers library", "fetch it again")
+            found_wanted(
+                source, f"not usable ({error})", "a tokenizer.json of the tokenizers library", "fetch it again"
+            )
         ) from error
 
 

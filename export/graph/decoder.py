@@ -77,7 +77,13 @@ class _DecoderGraph:
         w.node("Cos", ["angles"], ["cos"])
         w.node("Sin", ["angles"], ["sin"])
         self._vector("layers.0.attn_norm.weight")
-        w.node("RMSNormalization", [stream, "layers.0.attn_norm.weight"], ["layers.0.attn_in"], axis=-1, epsilon=c.norm_epsilon)
+        w.node(
+            "RMSNormalization",
+            [stream, "layers.0.attn_norm.weight"],
+            ["layers.0.attn_in"],
+            axis=-1,
+            epsilon=c.norm_epsilon,
+        )
         return "layers.0.attn_in"
 
     def _layer(self, i: int, normed: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,23 +27,23 @@ class ExternalData:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stream = None
+        self._stream: BinaryIO | None = None
         self._at = 0
 
     def __enter__(self) -> ExternalData:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
 
     def begin(self) -> int:
         """Pad to the next page; returns the offset at which the next tensor starts."""
-        if self._stream is None:
-            self._stream = self.path.open("wb")
         padding = -self._at % ALIGNMENT
-        self._stream.write(b"\0" * padding)
+        self._open().write(b"\0" * padding)
         self._at += padding
         return self._at
 
@@ -50,10 +51,15 @@ class ExternalData:
         """Write ``array`` converted to ``dtype``, C order, little-endian; returns the number of bytes."""
         size = 0
         for piece in convert(array, dtype, name):
-            self._stream.write(memoryview(piece).cast("B"))  # type: ignore[union-attr]
+            self._open().write(piece.data.cast("B"))
             size += piece.nbytes
         self._at += size
         return size
+
+    def _open(self) -> BinaryIO:
+        if self._stream is None:
+            self._stream = self.path.open("wb")
+        return self._stream
 
 
 def convert(array: np.ndarray, dtype: np.dtype, name: str) -> Iterator[np.ndarray]:
@@ -68,6 +74,8 @@ def convert(array: np.ndarray, dtype: np.dtype, name: str) -> Iterator[np.ndarra
             largest = float(max(-piece.min(), piece.max()))
             if largest > _F16_MAX:
                 raise CheckpointError(
-                    found_wanted(f"largest value of tensor {name}", largest, f"at most {_F16_MAX:.0f}", "use --dtype float32")
+                    found_wanted(
+                        f"largest value of tensor {name}", largest, f"at most {_F16_MAX:.0f}", "use --dtype float32"
+                    )
                 )
         yield piece.astype(dtype)

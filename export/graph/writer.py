@@ -68,7 +68,9 @@ class GraphWriter:
     def __enter__(self) -> GraphWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._data.__exit__(kind, error, trace)
 
     @property
@@ -131,7 +133,9 @@ class GraphWriter:
             for key, value in (("location", self._data.path.name), ("offset", offset), ("length", written)):
                 proto.external_data.add(key=key, value=str(value))
         if written != size:
-            raise ValueError(f"tensor {name} got {written} bytes, expected {size} for {dtype} {list(shape)}; the parts do not fit")
+            raise ValueError(
+                f"tensor {name} got {written} bytes, expected {size} for {dtype} {list(shape)}; the parts do not fit"
+            )
         self._initializers.append(proto)
 
     def save(self) -> None:

@@ -128,7 +128,9 @@ def _open(graph: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingDependencyError(
-            found_wanted("package onnxruntime", "not installed", "installed to record vectors", "pip install onnxruntime")
+            found_wanted(
+                "package onnxruntime", "not installed", "installed to record vectors", "pip install onnxruntime"
+            )
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
