@@ -1,0 +1,54 @@
+"""What can be chosen, and the check that it makes sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import RequestError, found_wanted
+
+BITS = {"int4": 4, "int8": 8}
+"""Weight types of a Linear with their width."""
+
+EMBEDDINGS = ("float32", "float16", "int8", "same")
+HEADS = ("int4", "int8", "float16", "float32")
+
+SMALLEST_BLOCK = 16
+"""ONNX Runtime fuses blocks of powers of two from here on."""
+
+LARGEST_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bundle is quantised.
+
+    ``weights`` int4 or int8 for all matrices of the layers; ``head`` for the output matrix (None: as the weights); ``embedding``
+    for the table of token vectors (``same``: as in the source); ``block`` inputs share a scale; asymmetric blocks have a zero point.
+    """
+
+    weights: str = "int4"
+    block: int = 32
+    embedding: str = "float16"
+    head: str = ""
+    symmetric: bool = True
+
+    def checked(self, source_embedding: str) -> Options:
+        """These options with every field known and resolved. Raises RequestError."""
+        _one_of("--weights", self.weights, tuple(BITS))
+        _one_of("--embedding", self.embedding, EMBEDDINGS)
+        head = self.head or self.weights
+        _one_of("--head", head, HEADS)
+        block = self.block
+        if block & (block - 1) or not SMALLEST_BLOCK <= block <= LARGEST_BLOCK:
+            raise RequestError(
+                found_wanted(
+                    "--block", block, f"a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}", "32 is the usual choice"
+                )
+            )
+        embedding = source_embedding if self.embedding == "same" else self.embedding
+        return Options(self.weights, block, embedding, head, self.symmetric)
+
+
+def _one_of(what: str, found: str, known: tuple[str, ...]) -> None:
+    if found not in known:
+        raise RequestError(found_wanted(what, repr(found), f"one of {', '.join(known)}", f"correct {what}"))

@@ -1,0 +1,230 @@
+"""Rewriting a decoder graph: every Linear becomes DequantizeLinear + MatMul, the embedding a smaller table.
+
+ONNX Runtime fuses the pair into its MatMulNBits kernel, TensorRT reads the same two nodes, and anything else computes them as
+they stand. The weight turns from [outputs, inputs] to [inputs, outputs], since MatMul wants it so and the fusion demands a
+constant with blocks along axis 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ...errors import BundleError, found_wanted
+from ...export.graph import Progress, no_progress
+from ...export.graph.external_data import ExternalData
+from ...plugins import DOMAIN
+from ...runtime import tensors as names
+from .blocks import pack_nibbles, round_blocks
+from .options import BITS, Options
+from .tensors import FLOATS, SourceTensors, TargetTensors
+
+_CODES = {
+    (4, True): TensorProto.INT4,
+    (4, False): TensorProto.UINT4,
+    (8, True): TensorProto.INT8,
+    (8, False): TensorProto.UINT8,
+}
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What was written: file names inside the folder, and how many Linear nodes were quantised or kept as they are."""
+
+    file: str
+    data: list[str]
+    quantized: int
+    kept: int
+
+
+def rewrite_decoder(source: Path, folder: Path, options: Options, *, progress: Progress = no_progress) -> Rewritten:
+    """Quantise the graph in file ``source`` into ``folder`` under the same file name.
+
+    One tensor is in memory at a time. Same input and options, same bytes. Raises BundleError for weights that are not finite and
+    for graphs that are quantised already or not made by the exporter.
+    """
+    model = onnx.load(str(source), load_external_data=False)
+    with ExternalData(folder / f"{source.name}.data") as data:
+        rewriter = _Rewriter(source, model, TargetTensors(data), options, progress)
+        rewriter.run()
+        path = folder / source.name
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return Rewritten(path.name, [data.path.name] if data.path.exists() else [], rewriter.quantized, rewriter.kept)
+
+
+class _Rewriter:
+    def __init__(
+        self, path: Path, model: onnx.ModelProto, target: TargetTensors, options: Options, progress: Progress
+    ) -> None:
+        self.path, self.model, self.target, self.options = path, model, target, options
+        self.source = SourceTensors(path, model)
+        self.nodes: list[onnx.NodeProto] = []
+        self.quantized = self.kept = 0
+        self._progress = progress
+        self._done = 0
+        self._total = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
+
+    def run(self) -> None:
+        """Rewrite ``model`` in place."""
+        graph = self.model.graph
+        for node in graph.node:
+            if node.op_type == "DequantizeLinear":
+                raise BundleError(
+                    found_wanted(
+                        f"graph {self.path}", "quantised already", "a float32 or float16 graph", "start from its source"
+                    )
+                )
+            if node.domain == DOMAIN and node.op_type == "Linear" and node.input[1] in self.source:
+                self._linear(node)
+            elif node.op_type == "Gather" and node.input[1] == names.INPUT_IDS and node.input[0] in self.source:
+                self._embedding(node)
+            else:
+                self._copy(node)
+        for field, values in (("node", self.nodes), ("initializer", self.target.protos)):
+            graph.ClearField(field)  # type: ignore[arg-type]
+            getattr(graph, field).extend(values)
+        self._drop_unused_functions()
+
+    def _copy(self, node: onnx.NodeProto) -> None:
+        for name in node.input:
+            if name in self.source and name not in self.target:
+                self.target.add(name, self.source.dtype(name), self.source.shape(name), self.source.array(name))
+        self.nodes.append(node)
+
+    def _linear(self, node: onnx.NodeProto) -> None:
+        x, weight, *bias = node.input
+        is_head = node.output[0] == names.LOGITS
+        kind = self.options.head if is_head else self.options.weights
+        y = node.output[0]
+        if kind in FLOATS:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[1] = self._float(weight, kind)
+            self._copy(copy)
+            self.kept += 1
+            return
+        wide = self._dequantized("head.weight" if is_head else weight, weight, BITS[kind])
+        self._node("MatMul", [x, wide], [y + "_product" if bias else y])
+        if bias:
+            self._copy(helper.make_node("Add", [y + "_product", *bias], [y], name=f"{y}/Add"))
+        self.quantized += 1
+
+    def _dequantized(self, name: str, weight: str, bits: int) -> str:
+        """Codes, scales and the node that multiplies them; returns its output [K,N]."""
+        wide = name + ".wide"
+        if name + ".codes" in self.target:
+            return wide
+        block, symmetric = self.options.block, self.options.symmetric
+        blocks = round_blocks(self._matrix(weight), bits, block, symmetric=symmetric)
+        rows, columns = blocks.codes.shape
+
+        def add(suffix: str, codes: np.ndarray) -> str:
+            turned = np.ascontiguousarray(codes.T)
+            packed = pack_nibbles(turned) if bits == 4 else turned
+            return self.target.add(name + suffix, _CODES[bits, symmetric], turned.shape, packed)
+
+        inputs = [add(".codes", blocks.codes)]
+        scales = np.ascontiguousarray(blocks.scales.T)
+        inputs.append(self.target.add(name + ".scales", TensorProto.FLOAT, scales.shape, scales))
+        if blocks.zeros is not None:
+            inputs.append(add(".zeros", blocks.zeros))
+        self._node("DequantizeLinear", inputs, [wide], axis=0, block_size=block)
+        self._advance(rows * columns)
+        return wide
+
+    def _embedding(self, node: onnx.NodeProto) -> None:
+        table, ids = node.input
+        out, kind, has = node.output[0], self.options.embedding, self.source.dtype(table)
+        if kind == "int8":
+            # One scale per row, looked up beside it: the table is dequantised row by row after the Gather, never as a whole.
+            blocks = round_blocks(self._matrix(table), 8, self.source.shape(table)[1])
+            codes = self.target.add(table + ".codes", TensorProto.INT8, blocks.codes.shape, blocks.codes)
+            scales = self.target.add(table + ".scales", TensorProto.FLOAT, blocks.scales.shape, blocks.scales)
+            self._node("Gather", [codes, ids], [out + "_codes"], axis=0)
+            self._node("Gather", [scales, ids], [out + "_scale"], axis=0)
+            self._node("Cast", [out + "_codes"], [out + "_wide"], to=TensorProto.FLOAT)
+            self._node("Mul", [out + "_wide", out + "_scale"], [out])
+        else:
+            # A float16 source has a Cast behind this node already; for a float32 one it is added here.
+            cast = kind == "float16" and has == TensorProto.FLOAT
+            rows = out + "_rows" if cast else out
+            self._node("Gather", [self._float(table, kind), ids], [rows], axis=0)
+            if cast:
+                self._node("Cast", [rows], [out], to=TensorProto.FLOAT)
+        self._advance(int(np.prod(self.source.shape(table))))
+
+    def _float(self, name: str, kind: str) -> str:
+        """The matrix ``name`` stored as ``kind``, written once per kind; returns its name in the new graph."""
+        # An embedding in float16 beside a float32 head of the same matrix: two tensors, two names.
+        new = name if kind == self.options.embedding or name != "embed.weight" else "head.weight"
+        if new not in self.target:
+            array = self._matrix(name)
+            narrow = np.dtype("<f2" if kind == "float16" else "<f4")
+            if narrow.itemsize == 2 and float(np.abs(array).max(initial=0)) > np.finfo(np.float16).max:
+                raise BundleError(
+                    found_wanted(
+                        f"largest value of tensor {name} of {self.path}",
+                        float(np.abs(array).max()),
+                        "at most 65504 for float16",
+                        "choose float32 for it",
+                    )
+                )
+            self.target.add(new, FLOATS[kind], array.shape, array.astype(narrow))
+        return new
+
+    def _matrix(self, name: str) -> np.ndarray:
+        array = self.source.array(name)
+        if array.ndim != 2 or self.source.dtype(name) not in FLOATS.values():
+            raise BundleError(
+                found_wanted(
+                    f"tensor {name} of {self.path}",
+                    f"{array.dtype} {list(array.shape)}",
+                    "a float matrix",
+                    "quantize a bundle that `farthing export` made",
+                )
+            )
+        step = max(1, (1 << 20) // max(1, array.shape[1]))
+        for first in range(0, array.shape[0], step):
+            fine = np.isfinite(array[first : first + step])
+            if not fine.all():
+                row, column = (int(i) for i in np.argwhere(~fine)[0])
+                raise BundleError(
+                    found_wanted(
+                        f"tensor {name} of {self.path}",
+                        f"{array[first + row, column]} at [{first + row}, {column}]",
+                        "finite numbers",
+                        "export the bundle again from a sound checkpoint",
+                    )
+                )
+        return array
+
+    def _node(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=f"{outputs[0]}/{op}", **attributes))
+
+    def _advance(self, values: int) -> None:
+        self._done += values
+        self._progress("quantising", min(self._done, self._total), self._total)
+
+    def _drop_unused_functions(self) -> None:
+        """Bodies of operators that no node uses any more, and the domain if none is left."""
+        bodies = {(f.domain, f.name): f for f in self.model.functions}
+        used: set[tuple[str, str]] = set()
+        waiting = list(_called(self.nodes, bodies))
+        while waiting:
+            key = waiting.pop()
+            if key not in used:
+                used.add(key)
+                waiting += _called(bodies[key].node, bodies)
+        keep = [f for f in self.model.functions if (f.domain, f.name) in used]
+        self.model.ClearField("functions")
+        self.model.functions.extend(keep)
+
+
+def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[tuple[str, str], Any]) -> list[tuple[str, str]]:
+    return [key for n in nodes if (key := (n.domain, n.op_type)) in bodies]

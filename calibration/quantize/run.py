@@ -1,0 +1,146 @@
+"""`quantize`: a float bundle in, a quantised bundle out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ...errors import RequestError, found_wanted
+from ...export.graph import Progress, no_progress
+from ...export.vectors import record_decoder
+from ...runtime.bundle import Bundle, BundleWriter, open_bundle
+from ...runtime.tensors import DECODER
+from ..quality import compare, read_text
+from .options import Options
+from .rewrite import Rewritten, rewrite_decoder
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What was written. Bytes are those of graph and weights; ``loss`` is None if it was not measured."""
+
+    path: Path
+    options: Options
+    source_bytes: int
+    bytes: int
+    quantized: int
+    kept: int
+    seconds: float
+    loss: dict[str, Any] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def quantize(
+    bundle: str | Path,
+    out: str | Path,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    text: str | Path | None = None,
+    measure: bool = True,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> QuantizeResult:
+    """Write the bundle ``bundle`` with quantised weights to ``out``.
+
+    ``text`` is the file on which perplexity and KL divergence against the source are measured (default: see
+    `farthing.calibration.quality`); ``measure`` False leaves that out. Nothing is left at ``out`` on failure.
+    Raises RequestError (options, ``out`` in use, a source that is quantised already) and BundleError.
+    """
+    start = time.perf_counter()
+    writer = BundleWriter(out, overwrite=overwrite)  # refuses an unsuitable target before any work
+    source = open_bundle(bundle)
+    has = source.manifest["quantization"]
+    if has["weights"] not in ("float32", "float16"):
+        raise RequestError(
+            found_wanted(
+                f"weights of {source.path}",
+                f"{has['weights']} already",
+                "float32 or float16",
+                "quantize the bundle that `farthing export` made",
+            )
+        )
+    options = options.checked(has["embedding"])
+    document = read_text(text) if measure else None
+    with writer:
+        graphs = writer.path / "graphs"
+        graphs.mkdir()
+        written = rewrite_decoder(source.graph(DECODER), graphs, options, progress=progress)
+        _check_onnx(graphs / written.file)
+        _copy_rest(source, writer.path)
+        _record_again(source, graphs / written.file, writer.path, progress)
+        loss = None
+        if document:
+            loss = compare(source, source.graph(DECODER), graphs / written.file, document, progress=progress)
+        progress("hashing", 0, 1)
+        path = writer.commit(_manifest(source, written, options, loss))
+        progress("hashing", 1, 1)
+    return QuantizeResult(
+        path=path,
+        options=options,
+        source_bytes=source.weight_bytes,
+        bytes=open_bundle(path, hashes=False).weight_bytes,
+        quantized=written.quantized,
+        kept=written.kept,
+        seconds=round(time.perf_counter() - start, 3),
+        loss=loss,
+    )
+
+
+def _check_onnx(path: Path) -> None:
+    import onnx
+
+    onnx.checker.check_model(str(path))
+
+
+def _copy_rest(source: Bundle, folder: Path) -> None:
+    """Everything but graphs and recorded vectors: tokenizer, chat template, tables."""
+    replaced = {source.manifest["vectors"]}
+    for graph in source.manifest["graphs"].values():
+        replaced |= {graph["file"], *graph["data"]}
+    for relative in sorted(set(source.manifest["files"]) - replaced):
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.file(relative), target)
+
+
+def _record_again(source: Bundle, graph: Path, folder: Path, progress: Progress) -> None:
+    """The source's prompts, answered by the new graph as ONNX defines it: float arithmetic on the dequantised weights."""
+    prompts = [case["prompt_ids"] for case in json.loads(source.text(source.manifest["vectors"]))["cases"]]
+    config: Any = SimpleNamespace(**source.manifest["kv"])
+    recording = record_decoder(graph, config, prompts, progress=progress)
+    path = folder / source.manifest["vectors"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(recording.as_json(), sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _manifest(source: Bundle, written: Rewritten, options: Options, loss: dict[str, Any] | None) -> dict[str, Any]:
+    old = source.manifest
+    kept = {k: v for k, v in old.items() if k not in ("format", "format_version", "files")}
+    graph = {**old["graphs"][DECODER], "file": f"graphs/{written.file}", "data": [f"graphs/{n}" for n in written.data]}
+    quantization: dict[str, Any] = {
+        "weights": options.weights,
+        "embedding": options.embedding,
+        "head": options.head,
+        "block": options.block,
+        "symmetric": options.symmetric,
+    }
+    if loss:
+        quantization["loss"] = loss
+    versions = {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
+    return {
+        **kept,
+        # Rounded weights choose other tokens now and then.
+        "method": {**old["method"], "guarantee": "lossy"},
+        "graphs": {**old["graphs"], DECODER: graph},
+        "quantization": quantization,
+        "provenance": {**old["provenance"], "versions": {**old["provenance"]["versions"], **versions}},
+    }
