@@ -1,0 +1,92 @@
+"""``farthing chat``: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from ..errors import RequestError, found_wanted
+from .options import open_bundle_for, open_options, sampling_options, speed_report
+
+HELP = """Talk with a bundle that has a chat template. Each turn reuses the cache of the turns before.
+
+\b
+Examples:
+  farthing chat bundle
+  farthing chat bundle --system "Answer in one sentence." --temperature 0.5
+
+\b
+While talking:
+  /reset   forget the conversation
+  /stats   tokens, passes and time of the last answer
+  /quit    leave (also Ctrl-D)
+  Ctrl-C   cut an answer short; at the prompt, leave
+"""
+
+_PROMPT = "> "
+
+
+@click.command("chat", help=HELP, short_help="Talk with a bundle.")
+@click.argument("bundle", type=click.Path())
+@click.option("--system", help="Instruction the conversation begins with.")
+@click.option("--max-new-tokens", type=int, default=512, show_default=True, help="Longest answer, in tokens.")
+@sampling_options
+@open_options
+def chat_command(
+    bundle: str, system: str | None, threads: int, context: int | None, no_native: bool, **how: Any
+) -> None:
+    with open_bundle_for(bundle, threads, context, no_native) as runtime:
+        if runtime.tokenizer is None or not runtime.tokenizer.has_chat_template:
+            raise RequestError(
+                found_wanted(
+                    f"bundle {bundle}", "a base model without chat template", "a model made for conversations", "use `farthing run`"
+                )
+            )
+        click.echo(f"{runtime.bundle.manifest['name']}, context {runtime.context} tokens. /reset, /stats, /quit", err=True)
+        _talk(runtime, [] if system is None else [{"role": "system", "content": system}], how)
+
+
+def _talk(runtime: Any, opening: list[dict[str, str]], how: dict[str, Any]) -> None:
+    messages, stats = list(opening), None
+    while (line := _ask()) is not None:
+        if line == "/quit":
+            return
+        if line == "/reset":
+            messages, stats = list(opening), None
+        elif line == "/stats":
+            click.echo("nothing yet" if stats is None else speed_report(stats, runtime.native), err=True)
+        elif line:
+            messages.append({"role": "user", "content": line})
+            pieces: list[str] = []
+            try:
+                made = runtime.generate(
+                    messages=messages, reuse_prefix=True, on_text=lambda text: _show(text, pieces), **how
+                )
+                stats = made.stats
+            except KeyboardInterrupt:
+                click.echo(" (cut short)", err=True)
+            except RequestError as error:
+                messages.pop()  # too long, mostly: the conversation can go on from before
+                click.echo(f"error: {error}\n/reset starts anew", err=True)
+                continue
+            click.echo()
+            messages.append({"role": "assistant", "content": "".join(pieces)})
+
+
+def _ask() -> str | None:
+    """A line from the user; None at the end of the input."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    try:
+        return input(_PROMPT).strip()
+    except EOFError:
+        return None
+
+
+def _show(text: str, pieces: list[str]) -> None:
+    pieces.append(text)
+    sys.stdout.write(text)
+    sys.stdout.flush()

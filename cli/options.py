@@ -1,0 +1,61 @@
+"""Options that several commands share, and the report they print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_Command = Callable[..., None]
+
+
+def open_options(command: _Command) -> _Command:
+    """How a bundle is opened: ``threads``, ``context``, ``no_native``."""
+    for option in (
+        click.option("--no-native", is_flag=True, help="Portable mode: onnxruntime's Python package only, no kernels of ours."),
+        click.option("--context", type=int, help="Tokens of prompt and answer together. [default: the model's, at most 2048]"),
+        click.option("--threads", type=int, default=0, show_default=True, help="0 = all cores."),
+    ):
+        command = option(command)
+    return command
+
+
+def sampling_options(command: _Command) -> _Command:
+    """How ids are chosen: ``greedy``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``seed``."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same tokens."),
+        click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1 discourages; 1 = off."),
+        click.option("--min-p", type=float, default=0.0, show_default=True, help="Drop ids below this share of the best; 0 = off."),
+        click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep this share of the probability; 1 = off."),
+        click.option("--top-k", type=int, default=0, show_default=True, help="Keep the k most likely; 0 = off."),
+        click.option("--temperature", type=float, default=0.7, show_default=True, help="Above 0; higher is more varied."),
+        click.option("--greedy", is_flag=True, help="Always the most likely token; the options below are then unused."),
+    ):
+        command = option(command)
+    return command
+
+
+def open_bundle_for(bundle: str, threads: int, context: int | None, no_native: bool) -> Any:
+    """`farthing.load` with the options of `open_options`."""
+    from ..runtime.api import load  # heavy: numpy, tokenizers
+
+    return load(bundle, threads=threads, context=context, native=False if no_native else None)
+
+
+def speed_report(stats: dict[str, Any], native: bool) -> str:
+    """Two lines: tokens per second, passes, and where the time went."""
+    seconds = stats["prefill_seconds"] + stats["decode_seconds"]
+    steps = max(stats["passes"] - 1, 0)  # the first new token comes out of the prefill
+    outside = max(seconds - stats["model_seconds"], 0.0)
+    return (
+        f"prompt {stats['prompt_tokens']} tokens in {stats['prefill_seconds']:.2f} s "
+        f"({_rate(stats['prompt_tokens'], stats['prefill_seconds'])}), "
+        f"{stats['new_tokens']} new in {stats['decode_seconds']:.2f} s ({_rate(steps, stats['decode_seconds'])})\n"
+        f"{stats['passes']} passes of {stats['rows']} rows; {stats['model_seconds']:.2f} s in the model, "
+        f"{outside:.3f} s outside; {'C++ core with kernels' if native else 'portable mode, without kernels'}"
+    )
+
+
+def _rate(count: int, seconds: float) -> str:
+    return f"{count / seconds:.1f} tokens/s" if seconds > 0 and count else "-"
