@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import MissingDependencyError, found_wanted
+from ..plugins import library_path
 from .bundle import Bundle, open_bundle
 
-OPS_LIBRARY = "libfarthing_ops.so"
 _HOW = "`farthing doctor` says what is missing; or leave native out to run in portable mode"
 
 
@@ -77,14 +77,13 @@ class NativeParts:
 
 def native_parts() -> NativeParts:
     """Look for the core module and the operator library in the installed package."""
-    ops: Path | None = Path(__file__).parent.parent / "plugins" / OPS_LIBRARY
-    ops = ops if ops is not None and ops.is_file() else None
+    ops = library_path()
     try:
         core = importlib.import_module("._core", __package__)
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError)
         return NativeParts(None, ops, "the native core is not built" if absent else f"the native core does not load ({error})")
-    return NativeParts(core, ops, None if ops else f"the operator library {OPS_LIBRARY} is not built")
+    return NativeParts(core, ops, None if ops else "the operator library is not built")
 
 
 def onnxruntime_library() -> Path | None:

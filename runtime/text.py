@@ -76,17 +76,23 @@ class Tokenizer:
         """Whether bytes are tokens of their own (``<0x0A>``), as in Llama 2, which are decoded a run at a time."""
         return '"ByteFallback"' in self._hf.to_str()
 
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that `decode` leaves out."""
+        return frozenset(i for i, token in self._hf.get_added_tokens_decoder().items() if token.special)
+
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """Ids of ``text``. Special tokens written in it become their ids; ``bos`` puts bos_id first where the model wants it.
 
         Raises RequestError for text that is not valid Unicode (lone surrogates).
         """
         try:
-            ids = self._hf.encode(text, add_special_tokens=False).ids
+            text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RequestError(
                 found_wanted("prompt", f"not valid Unicode ({error.reason})", "text", "replace the lone surrogates in it")
             ) from error
+        ids = self._hf.encode(text, add_special_tokens=False).ids
         if bos and self.add_bos and self.bos_id is not None:
             return [self.bos_id, *ids]
         return list(ids)
@@ -146,8 +152,11 @@ class TextStream:
         """Text that became final with this id; mostly a word, often nothing."""
         if self.stopped:
             return ""
+        token = self._tokenizer.token(token_id)
+        if token is None or token_id in self._tokenizer.special_ids:
+            return ""  # has no text, and does not end a run of bytes
         self._new.append(token_id)
-        if self._tokenizer.holds_bytes and _BYTE_TOKEN.fullmatch(self._tokenizer.token(token_id) or ""):
+        if self._tokenizer.holds_bytes and _BYTE_TOKEN.fullmatch(token):
             return ""  # a run of byte tokens is decoded as a whole: one malformed byte turns all of it into U+FFFD
         self._decode(final=False)
         return self._release(final=False)
