@@ -55,7 +55,9 @@ def read_text(path: str | Path | None = None) -> Text:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             found = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not readable"
-            raise RequestError(found_wanted(f"--text {file}", found, "a text file in UTF-8", "check the file")) from error
+            raise RequestError(
+                found_wanted(f"--text {file}", found, "a text file in UTF-8", "check the file")
+            ) from error
         if not text.strip():
             raise RequestError(found_wanted(f"--text {file}", "empty", "some pages of text", "choose another file"))
         return Text(file.name, text)
@@ -90,7 +92,9 @@ def token_ids(bundle: Bundle, text: Text, limit: int = TOKENS) -> tuple[list[int
     encoding = tokenizer.encode(text.text, add_special_tokens=False)
     ids = encoding.ids[:limit]
     if len(ids) < 2:
-        raise RequestError(found_wanted(f"text {text.name}", f"{len(ids)} tokens", "at least 2", "choose a longer text"))
+        raise RequestError(
+            found_wanted(f"text {text.name}", f"{len(ids)} tokens", "at least 2", "choose a longer text")
+        )
     end = encoding.offsets[len(ids) - 1][1]
     return ids, len(text.text[:end].encode())
 
@@ -149,7 +153,13 @@ def open_session(graph: Path, *, native: bool = True) -> Any:
 
 
 def compare(
-    bundle: Bundle, reference: Path, changed: Path, text: Text, *, tokens: int = TOKENS, progress: Progress = no_progress
+    bundle: Bundle,
+    reference: Path,
+    changed: Path,
+    text: Text,
+    *,
+    tokens: int = TOKENS,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Read ``text`` with both graphs; ``bundle`` gives tokenizer and cache geometry.
 

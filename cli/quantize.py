@@ -21,7 +21,8 @@ nodes: ONNX Runtime fuses them into its int4 and int8 kernels, other engines rea
 Examples:
   farthing quantize smollm2 --out smollm2-int4
   farthing quantize smollm2 --out smollm2-int8 --weights int8 --embedding int8
-  farthing quantize smollm2 --out small --head int4 --embedding int8 --text my-domain.txt
+  farthing quantize smollm2 --out small --embedding int8 --text my-domain.txt
+  farthing quantize smollm2 --out for-tensorrt --symmetric
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
@@ -42,9 +43,15 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
 @click.option("--out", required=True, type=click.Path(), help="Folder to make; must not exist.")
 @click.option("--weights", default="int4", show_default=True, help="int4 or int8: matrices of the layers.")
 @click.option("--block", default=32, show_default=True, help="Inputs that share a scale: 16, 32, 64, 128 or 256.")
-@click.option("--embedding", default="float16", show_default=True, help="float32, float16, int8, or same as the source.")
-@click.option("--head", default="", help="int4, int8, float16 or float32.  [default: as --weights]")
-@click.option("--asymmetric", is_flag=True, help="Give every block a zero point. TensorRT does not read such graphs.")
+@click.option(
+    "--embedding", default="float16", show_default=True, help="float32, float16, int8, or same as the source."
+)
+@click.option("--head", default="int8", show_default=True, help="int4, int8, float16 or float32.")
+@click.option(
+    "--symmetric/--asymmetric",
+    default=None,
+    help="Zero points for no block, or for all.  [default: for 4-bit blocks; take --symmetric for TensorRT]",
+)
 @click.option("--text", type=click.Path(), help="Text to measure on, UTF-8.  [default: Python's own library]")
 @click.option("--no-measure", is_flag=True, help="Do not measure the loss.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
@@ -55,15 +62,16 @@ def quantize_command(
     block: int,
     embedding: str,
     head: str,
-    asymmetric: bool,
+    symmetric: bool | None,
     text: str | None,
     no_measure: bool,
     as_json: bool,
 ) -> None:
+    """The command itself; its help is HELP."""
     from ..calibration.quantize import Options, quantize  # heavy: numpy, onnx
     from .export import _progress_bar
 
-    options = Options(weights, block, embedding, head, symmetric=not asymmetric)
+    options = Options(weights, block, embedding, head, symmetric)
     with _progress_bar() as progress:
         result = quantize(bundle, out, options, text=text, measure=not no_measure, progress=progress)
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))
@@ -72,7 +80,7 @@ def quantize_command(
 def _report(result: QuantizeResult) -> str:
     o, loss = result.options, result.loss
     lines = [
-        f"{result.path}: {o.weights} in blocks of {o.block} ({'symmetric' if o.symmetric else 'with zero points'}), "
+        f"{result.path}: {o.weights} in blocks of {o.block} ({'symmetric' if o.is_symmetric(int(o.weights[3:])) else 'with zero points'}), "
         f"head {o.head}, embedding {o.embedding}, {result.seconds:.1f} s",
         "",
         f"{'':<18}{'source':>12}{'quantised':>12}",

@@ -1,7 +1,7 @@
 """Quantisation: a bundle with float weights becomes one with int4 or int8 weights and explicit DequantizeLinear nodes.
 
-    from farthing.calibration.quantize import Options, quantize
-    quantize("smollm2", "smollm2-int4", Options(weights="int4"))
+>>> from farthing.calibration.quantize import Options, quantize          # doctest: +SKIP
+>>> quantize("smollm2", "smollm2-int4", Options(weights="int4"))         # doctest: +SKIP
 """
 
 from __future__ import annotations

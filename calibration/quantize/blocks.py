@@ -59,11 +59,15 @@ def round_blocks(matrix: np.ndarray, bits: int, block: int, *, symmetric: bool =
         padded = np.zeros((part.stop - first, count * block), np.float32)
         padded[:, :columns] = matrix[part]
         values = padded.reshape(-1, count, block)
+        # To -1 .. 1, so that no square in the search leaves the range of float32.
+        peak = _nonzero(np.maximum(values.max(-1), -values.min(-1)))
+        values /= peak[..., None]
         if symmetric:
-            code, scales[part] = _symmetric(values, bits)
+            code, scale = _symmetric(values, bits)
         else:
             assert zeros is not None
-            code, scales[part], zeros[part] = _asymmetric(values, bits)
+            code, scale, zeros[part] = _asymmetric(values, bits)
+        scales[part] = scale * peak
         codes[part] = code.reshape(part.stop - first, -1)[:, :columns]
     return Blocks(codes, scales, zeros, block)
 
@@ -71,9 +75,10 @@ def round_blocks(matrix: np.ndarray, bits: int, block: int, *, symmetric: bool =
 def _symmetric(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     top = float(2 ** (bits - 1))
     low, high = values.min(-1), values.max(-1)
+    search = _Search(values, -top, top - 1)
+    search.offer(np.maximum(-low, high) / np.float32(top - 1))
     # There is one more code below zero than above.
     plain = np.maximum(-low / np.float32(top), high / np.float32(top - 1))
-    search = _Search(values, -top, top - 1)
     for divisor in _STEPS[bits]:
         search.offer(plain / np.float32(divisor))
     return search.finish(None)

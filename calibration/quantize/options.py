@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import RequestError, found_wanted
 
@@ -22,31 +22,38 @@ LARGEST_BLOCK = 256
 class Options:
     """How a bundle is quantised.
 
-    ``weights`` int4 or int8 for all matrices of the layers; ``head`` for the output matrix (None: as the weights); ``embedding``
-    for the table of token vectors (``same``: as in the source); ``block`` inputs share a scale; asymmetric blocks have a zero point.
+    ``weights`` int4 or int8 for all matrices of the layers; ``head`` for the output matrix; ``embedding`` for the table of token
+    vectors (``same``: as in the source); ``block`` inputs share a scale. ``symmetric`` False gives every block a zero point, True
+    gives none; None, the default, gives one to 4-bit blocks only: that is where it pays (docs/quantize.md has the figures).
     """
 
     weights: str = "int4"
     block: int = 32
     embedding: str = "float16"
-    head: str = ""
-    symmetric: bool = True
+    head: str = "int8"
+    symmetric: bool | None = None
 
     def checked(self, source_embedding: str) -> Options:
-        """These options with every field known and resolved. Raises RequestError."""
+        """These options with every field known and ``same`` resolved. Raises RequestError."""
         _one_of("--weights", self.weights, tuple(BITS))
         _one_of("--embedding", self.embedding, EMBEDDINGS)
-        head = self.head or self.weights
-        _one_of("--head", head, HEADS)
+        _one_of("--head", self.head, HEADS)
         block = self.block
         if block & (block - 1) or not SMALLEST_BLOCK <= block <= LARGEST_BLOCK:
             raise RequestError(
                 found_wanted(
-                    "--block", block, f"a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}", "32 is the usual choice"
+                    "--block",
+                    block,
+                    f"a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}",
+                    "32 is the usual choice",
                 )
             )
         embedding = source_embedding if self.embedding == "same" else self.embedding
-        return Options(self.weights, block, embedding, head, self.symmetric)
+        return replace(self, embedding=embedding)
+
+    def is_symmetric(self, bits: int) -> bool:
+        """Whether blocks of ``bits`` do without a zero point."""
+        return bits == 8 if self.symmetric is None else self.symmetric
 
 
 def _one_of(what: str, found: str, known: tuple[str, ...]) -> None:

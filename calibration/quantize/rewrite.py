@@ -33,6 +33,9 @@ _CODES = {
 }
 
 
+_F16_MAX = 65504.0
+
+
 @dataclass(frozen=True)
 class Rewritten:
     """What was written: file names inside the folder, and how many Linear nodes were quantised or kept as they are."""
@@ -120,7 +123,7 @@ class _Rewriter:
         wide = name + ".wide"
         if name + ".codes" in self.target:
             return wide
-        block, symmetric = self.options.block, self.options.symmetric
+        block, symmetric = self.options.block, self.options.is_symmetric(bits)
         blocks = round_blocks(self._matrix(weight), bits, block, symmetric=symmetric)
         rows, columns = blocks.codes.shape
 
@@ -166,12 +169,13 @@ class _Rewriter:
         if new not in self.target:
             array = self._matrix(name)
             narrow = np.dtype("<f2" if kind == "float16" else "<f4")
-            if narrow.itemsize == 2 and float(np.abs(array).max(initial=0)) > np.finfo(np.float16).max:
+            largest = max(float(array.max()), -float(array.min()))
+            if kind == "float16" and largest > _F16_MAX:
                 raise BundleError(
                     found_wanted(
                         f"largest value of tensor {name} of {self.path}",
-                        float(np.abs(array).max()),
-                        "at most 65504 for float16",
+                        largest,
+                        f"at most {_F16_MAX:.0f} for float16",
                         "choose float32 for it",
                     )
                 )

@@ -17,7 +17,7 @@ from ...export.vectors import record_decoder
 from ...runtime.bundle import Bundle, BundleWriter, open_bundle
 from ...runtime.tensors import DECODER
 from ..quality import compare, read_text
-from .options import Options
+from .options import BITS, Options
 from .rewrite import Rewritten, rewrite_decoder
 
 
@@ -131,7 +131,7 @@ def _manifest(source: Bundle, written: Rewritten, options: Options, loss: dict[s
         "embedding": options.embedding,
         "head": options.head,
         "block": options.block,
-        "symmetric": options.symmetric,
+        "symmetric": options.is_symmetric(BITS[options.weights]),
     }
     if loss:
         quantization["loss"] = loss
