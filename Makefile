@@ -119,4 +119,6 @@ $(BUNDLE)/manifest.json: $(VENV)/.stamp-export $(VENV)/.stamp-model $(EXPORTER)
 
 # The same with 4-bit weights.
 $(BUNDLE)-int4/manifest.json: $(BUNDLE)/manifest.json
+	@# quantize replaces nothing; an older result goes only if it is a bundle.
+	@if [ -f $(BUNDLE)-int4/manifest.json ]; then rm -rf $(BUNDLE)-int4; fi
 	$(FARTHING) quantize $(BUNDLE) --weights int4 --out $(BUNDLE)-int4

@@ -22,7 +22,8 @@ In this order, ending at the first that does not hold:
   1. manifest against its schema; every file's size and SHA-256
   2. the recorded prompts are run and compared, by standard operators alone (`bodies`) and,
      where the native library is installed, by our kernels: logits within tolerance, the same
-     greedy ids (a step whose two best logits are closer than the tolerance may go either way)
+     greedy ids (a step whose two best logits are closer than the tolerance may go either way);
+     with integer weights once more with activations in 8 bits, as the runtime does
   3. with --against CHECKPOINT: the stream after every layer, and the logits, beside a PyTorch
      reference of the checkpoint (needs farthing[export]; steps 1 and 2 need no torch and no onnx)
 
@@ -46,7 +47,7 @@ Exit codes: 0 all holds, 2 bad request, 3 bad checkpoint, 4 bundle damaged or ed
 @click.option(
     "--tolerance",
     type=float,
-    help="Largest relative error of a layer with --against, of a logit without. Default: by the bundle's weights.",
+    help="Largest relative error of a layer with --against (default 1e-4 for float weights, none for integer ones), of a logit without.",
 )
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of onnxruntime and PyTorch."
@@ -138,7 +139,7 @@ def _show(bundle: Bundle, drifts: list[Drift], plot: str | None, as_json: bool) 
                 found_wanted(
                     f"relative error of {first.name} against the reference (by {one.engine}; the first over tolerance)",
                     f"{first.relative:.3g}",
-                    f"at most {one.tolerance:g}",
+                    f"at most {one.embedding_tolerance if first.name == 'embedding' else one.tolerance}",
                     "give the checkpoint the bundle was exported from, or see docs/verify.md",
                 )
             )
