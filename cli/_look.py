@@ -50,11 +50,16 @@ def everything() -> list[Finding]:
 def _python() -> Iterator[Finding]:
     good = sys.version_info >= (3, 10)
     yield Finding(
-        "python", OK if good else MISSING, f"{platform.python_version()} on {platform.machine()}", "" if good else "Python 3.10 or later"
+        "python",
+        OK if good else MISSING,
+        f"{platform.python_version()} on {platform.machine()}",
+        "" if good else "Python 3.10 or later",
     )
     for name in ("numpy", "tokenizers", "jinja2", "jsonschema"):
         version = _version(name)
-        yield Finding(name, OK if version else MISSING, version or "not installed", "" if version else f"pip install {name}")
+        yield Finding(
+            name, OK if version else MISSING, version or "not installed", "" if version else f"pip install {name}"
+        )
 
 
 def _onnxruntime() -> Iterator[Finding]:
@@ -62,7 +67,10 @@ def _onnxruntime() -> Iterator[Finding]:
 
     version = _version("onnxruntime") or _version("onnxruntime-gpu")
     yield Finding(
-        "onnxruntime", OK if version else MISSING, version or "not installed", "" if version else "pip install onnxruntime"
+        "onnxruntime",
+        OK if version else MISSING,
+        version or "not installed",
+        "" if version else "pip install onnxruntime",
     )
     library = onnxruntime_library()
     found = str(library) if library and library.is_file() else ctypes.util.find_library("onnxruntime")
@@ -84,7 +92,9 @@ def _native() -> Iterator[Finding]:
         "" if parts.core else build,
     )
     if parts.ops_library is None:
-        yield Finding("operator kernels", MISSING, "not built; graphs run by their standard-operator bodies, slower", build)
+        yield Finding(
+            "operator kernels", MISSING, "not built; graphs run by their standard-operator bodies, slower", build
+        )
         return
     yield Finding("operator kernels", OK, f"{parts.ops_library}, instruction set {_isa(parts.ops_library)}")
 

@@ -30,8 +30,12 @@ wall time is shown beside it as information. The median of --runs is given, afte
 
 @click.command("bench", help=HELP, short_help="Measure speed and memory.")
 @click.argument("bundle", type=click.Path())
-@click.option("--prompt-tokens", type=click.IntRange(1), default=64, show_default=True, help="Made-up prompt of this length.")
-@click.option("--new-tokens", type=click.IntRange(2), default=128, show_default=True, help="Tokens to decode, greedily.")
+@click.option(
+    "--prompt-tokens", type=click.IntRange(1), default=64, show_default=True, help="Made-up prompt of this length."
+)
+@click.option(
+    "--new-tokens", type=click.IntRange(2), default=128, show_default=True, help="Tokens to decode, greedily."
+)
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Counted runs.")
 @click.option("--threads", type=int, default=1, show_default=True, help="0 = all cores.")
 @click.option("--no-native", is_flag=True, help="Portable mode, without our kernels.")
@@ -44,9 +48,7 @@ def bench_command(
         opened = time.perf_counter() - start
         prompt = _prompt(runtime.vocab_size, prompt_tokens)
         samples = [
-            runtime.generate(
-                prompt_ids=prompt, max_new_tokens=new_tokens, greedy=True, ignore_eos=True
-            ).stats
+            runtime.generate(prompt_ids=prompt, max_new_tokens=new_tokens, greedy=True, ignore_eos=True).stats
             for _ in range(runs + 1)
         ][1:]
         result = {

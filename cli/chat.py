@@ -41,10 +41,15 @@ def chat_command(
         if runtime.tokenizer is None or not runtime.tokenizer.has_chat_template:
             raise RequestError(
                 found_wanted(
-                    f"bundle {bundle}", "a base model without chat template", "a model made for conversations", "use `farthing run`"
+                    f"bundle {bundle}",
+                    "a base model without chat template",
+                    "a model made for conversations",
+                    "use `farthing run`",
                 )
             )
-        click.echo(f"{runtime.bundle.manifest['name']}, context {runtime.context} tokens. /reset, /stats, /quit", err=True)
+        click.echo(
+            f"{runtime.bundle.manifest['name']}, context {runtime.context} tokens. /reset, /stats, /quit", err=True
+        )
         _talk(runtime, [] if system is None else [{"role": "system", "content": system}], how)
 
 
@@ -59,20 +64,32 @@ def _talk(runtime: Any, opening: list[dict[str, str]], how: dict[str, Any]) -> N
             click.echo("nothing yet" if stats is None else speed_report(stats, runtime.native), err=True)
         elif line:
             messages.append({"role": "user", "content": line})
-            pieces: list[str] = []
             try:
-                made = runtime.generate(
-                    messages=messages, reuse_prefix=True, on_text=lambda text: _show(text, pieces), **how
-                )
-                stats = made.stats
-            except KeyboardInterrupt:
-                click.echo(" (cut short)", err=True)
+                text, latest = _answer(runtime, messages, how)
             except RequestError as error:
                 messages.pop()  # too long, mostly: the conversation can go on from before
                 click.echo(f"error: {error}\n/reset starts anew", err=True)
                 continue
-            click.echo()
-            messages.append({"role": "assistant", "content": "".join(pieces)})
+            stats = latest or stats
+            messages.append({"role": "assistant", "content": text})
+
+
+def _answer(runtime: Any, messages: list[dict[str, str]], how: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    """(text, statistics) of one answer, shown as it comes; Ctrl-C cuts it short, and then there are no statistics."""
+    pieces: list[str] = []
+
+    def show(text: str) -> None:
+        pieces.append(text)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    stats = None
+    try:
+        stats = runtime.generate(messages=messages, reuse_prefix=True, on_text=show, **how).stats
+    except KeyboardInterrupt:
+        click.echo(" (cut short)", err=True)
+    click.echo()
+    return "".join(pieces), stats
 
 
 def _ask() -> str | None:
@@ -84,9 +101,3 @@ def _ask() -> str | None:
         return input(_PROMPT).strip()
     except EOFError:
         return None
-
-
-def _show(text: str, pieces: list[str]) -> None:
-    pieces.append(text)
-    sys.stdout.write(text)
-    sys.stdout.flush()

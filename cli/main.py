@@ -63,7 +63,9 @@ class LazyGroup(click.Group):
         module = f"{__package__}.{name}"
         if importlib.util.find_spec(module) is None:
             raise MissingDependencyError(
-                found_wanted(f"command {name!r}", "not part of this installation", module, "install farthing again, or update it")
+                found_wanted(
+                    f"command {name!r}", "not part of this installation", module, "install farthing again, or update it"
+                )
             )
         return getattr(importlib.import_module(module), f"{name}_command")  # type: ignore[no-any-return]
 
@@ -85,7 +87,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     pass

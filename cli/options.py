@@ -13,8 +13,12 @@ _Command = Callable[..., None]
 def open_options(command: _Command) -> _Command:
     """How a bundle is opened: ``threads``, ``context``, ``no_native``."""
     for option in (
-        click.option("--no-native", is_flag=True, help="Portable mode: onnxruntime's Python package only, no kernels of ours."),
-        click.option("--context", type=int, help="Tokens of prompt and answer together. [default: the model's, at most 2048]"),
+        click.option(
+            "--no-native", is_flag=True, help="Portable mode: onnxruntime's Python package only, no kernels of ours."
+        ),
+        click.option(
+            "--context", type=int, help="Tokens of prompt and answer together. [default: the model's, at most 2048]"
+        ),
         click.option("--threads", type=int, default=0, show_default=True, help="0 = all cores."),
     ):
         command = option(command)
@@ -25,11 +29,23 @@ def sampling_options(command: _Command) -> _Command:
     """How ids are chosen: ``greedy``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``seed``."""
     for option in (
         click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same tokens."),
-        click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1 discourages; 1 = off."),
-        click.option("--min-p", type=float, default=0.0, show_default=True, help="Drop ids below this share of the best; 0 = off."),
-        click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep this share of the probability; 1 = off."),
+        click.option(
+            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1 discourages; 1 = off."
+        ),
+        click.option(
+            "--min-p",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="Drop ids below this share of the best; 0 = off.",
+        ),
+        click.option(
+            "--top-p", type=float, default=1.0, show_default=True, help="Keep this share of the probability; 1 = off."
+        ),
         click.option("--top-k", type=int, default=0, show_default=True, help="Keep the k most likely; 0 = off."),
-        click.option("--temperature", type=float, default=0.7, show_default=True, help="Above 0; higher is more varied."),
+        click.option(
+            "--temperature", type=float, default=0.7, show_default=True, help="Above 0; higher is more varied."
+        ),
         click.option("--greedy", is_flag=True, help="Always the most likely token; the options below are then unused."),
     ):
         command = option(command)

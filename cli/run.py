@@ -63,8 +63,7 @@ def run_command(
         opened = time.perf_counter() - start
         speaks = runtime.tokenizer is not None
         how["stop"] = list(how["stop"])
-        # With --json too: a callback is what lets Ctrl-C end the C++ loop between two tokens.
-        made = runtime.generate(**asked, **how, on_text=_show if speaks and not as_json else None, on_token=lambda _: True)
+        made = runtime.generate(**asked, **how, on_text=_show if speaks and not as_json else None)
         if as_json:
             click.echo(json.dumps(made.as_json()))
             return
@@ -83,7 +82,9 @@ def _prompt(prompt: str | None, prompt_file: str | None, prompt_ids: str | None)
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
         raise RequestError(
-            found_wanted("the prompt", " and ".join(names) or "missing", f"one of {', '.join(given)}", "give exactly one")
+            found_wanted(
+                "the prompt", " and ".join(names) or "missing", f"one of {', '.join(given)}", "give exactly one"
+            )
         )
     if prompt_ids is not None:
         try:

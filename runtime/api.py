@@ -176,7 +176,10 @@ class Runtime:
         if len(ids) > engine.capacity:
             raise RequestError(
                 found_wanted(
-                    "prompt", f"{len(ids)} tokens", f"at most {engine.capacity}", "shorten it, or load with a longer context"
+                    "prompt",
+                    f"{len(ids)} tokens",
+                    f"at most {engine.capacity}",
+                    "shorten it, or load with a longer context",
                 )
             )
         stops = [stop] if isinstance(stop, str) else list(stop)
@@ -214,7 +217,8 @@ class Runtime:
             return go_on
 
         with self._alone():
-            made = engine.generate(ids, wanted, None if stream is None and on_token is None else each)
+            # Always with a callback, if an idle one: between two tokens of the C++ loop it lets Ctrl-C through.
+            made = engine.generate(ids, wanted, each)
         if stream is None:
             text = "" if self._tokenizer is None else self._tokenizer.decode(made["ids"])
         else:
@@ -272,7 +276,9 @@ class Runtime:
 
     def rewind(self, length: int) -> None:
         """Forget all but the first ``length`` tokens; costs nothing. Raises RequestError."""
-        length = check.whole_number("length to rewind to", length, 0, self.length, "rewind to a length that was reached")
+        length = check.whole_number(
+            "length to rewind to", length, 0, self.length, "rewind to a length that was reached"
+        )
         with self._alone():
             self.engine.rewind(length)
 
@@ -327,11 +333,16 @@ class Runtime:
         messages: Sequence[Mapping[str, Any]] | None,
         raw: bool,
     ) -> list[int]:
-        given = [n for n, v in (("prompt", prompt), ("prompt_ids", prompt_ids), ("messages", messages)) if v is not None]
+        given = [
+            n for n, v in (("prompt", prompt), ("prompt_ids", prompt_ids), ("messages", messages)) if v is not None
+        ]
         if len(given) != 1:
             raise RequestError(
                 found_wanted(
-                    "the prompt", " and ".join(given) or "missing", "one of prompt, prompt_ids, messages", "give exactly one"
+                    "the prompt",
+                    " and ".join(given) or "missing",
+                    "one of prompt, prompt_ids, messages",
+                    "give exactly one",
                 )
             )
         if prompt_ids is not None:

@@ -30,7 +30,9 @@ class ChatTemplate:
                 found_wanted(name, f"no Jinja template ({error})", "a chat template", "export the bundle again")
             ) from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **values: Any) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **values: Any
+    ) -> str:
         """The text of ``messages``, a list of {"role", "content"}; ``values`` are further variables, such as ``tools``.
 
         Raises RequestError for messages of another form, or when the template itself refuses them.
@@ -57,7 +59,9 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> None:
         raise RequestError(found_wanted("messages", found, "a list of at least one message", fix))
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise RequestError(found_wanted(f"messages[{i}]", "without a role", f"a role such as {', '.join(ROLES)}", fix))
+            raise RequestError(
+                found_wanted(f"messages[{i}]", "without a role", f"a role such as {', '.join(ROLES)}", fix)
+            )
         if "content" not in message and "tool_calls" not in message:
             raise RequestError(found_wanted(f"messages[{i}]", "without content", "a text as content", fix))
 

@@ -82,7 +82,9 @@ def native_parts() -> NativeParts:
         core = importlib.import_module("._core", __package__)
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError)
-        return NativeParts(None, ops, "the native core is not built" if absent else f"the native core does not load ({error})")
+        return NativeParts(
+            None, ops, "the native core is not built" if absent else f"the native core does not load ({error})"
+        )
     return NativeParts(core, ops, None if ops else "the operator library is not built")
 
 
@@ -103,9 +105,7 @@ def onnxruntime_library() -> Path | None:
     return found[0] if found else None
 
 
-def open_engine(
-    path: Path, *, threads: int, context: int, native: bool | None, hashes: bool
-) -> tuple[Engine, Bundle]:
+def open_engine(path: Path, *, threads: int, context: int, native: bool | None, hashes: bool) -> tuple[Engine, Bundle]:
     """Open the bundle at ``path`` with an engine. ``native`` as in `farthing.load`. Raises BundleError, MissingDependencyError.
 
     Every file is hashed once: by the core if it runs, which checks the same things, else here.

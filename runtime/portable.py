@@ -81,7 +81,9 @@ class PortableEngine:
         """Forget all but the first ``length`` tokens; the slots behind are overwritten later. Raises RequestError."""
         if not 0 <= length <= self.length:
             raise RequestError(
-                found_wanted("length to rewind to", length, f"0 to {self.length}", "rewind to a length that was reached")
+                found_wanted(
+                    "length to rewind to", length, f"0 to {self.length}", "rewind to a length that was reached"
+                )
             )
         if length != self.length:
             del self._tokens[length:]

@@ -27,7 +27,9 @@ class Tokenizer:
             self._hf = HfTokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises plain Exception
             raise BundleError(
-                found_wanted(f"{path}", f"unreadable ({error})", "a tokenizer.json", "update tokenizers, or export again")
+                found_wanted(
+                    f"{path}", f"unreadable ({error})", "a tokenizer.json", "update tokenizers, or export again"
+                )
             ) from error
         self._hf.no_padding()
         self._hf.no_truncation()
@@ -61,7 +63,10 @@ class Tokenizer:
         if self._template_file is None:
             raise RequestError(
                 found_wanted(
-                    f"chat template of {self._bundle.path}", "missing", "one, to use messages", "give a prompt: a base model continues text"
+                    f"chat template of {self._bundle.path}",
+                    "missing",
+                    "one, to use messages",
+                    "give a prompt: a base model continues text",
                 )
             )
         return ChatTemplate(
@@ -90,7 +95,9 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RequestError(
-                found_wanted("prompt", f"not valid Unicode ({error.reason})", "text", "replace the lone surrogates in it")
+                found_wanted(
+                    "prompt", f"not valid Unicode ({error.reason})", "text", "replace the lone surrogates in it"
+                )
             ) from error
         ids = self._hf.encode(text, add_special_tokens=False).ids
         if bos and self.add_bos and self.bos_id is not None:

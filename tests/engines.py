@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 
+import tiny
 from farthing.export.checkpoint import open_checkpoint
 from farthing.export.decoder import export_decoder
 from farthing.models.decoder import Decoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -121,7 +122,18 @@ def test_no_bundle(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b'{"format": "onnx"}', b"[" * 100_000, b'{"a": ' * 50_000, b"1" * 5000, b"NaN"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe\x00",
+        b'{"format": "onnx"}',
+        b"[" * 100_000,
+        b'{"a": ' * 50_000,
+        b"1" * 5000,
+        b"NaN",
+    ],
     ids=lambda data: repr(data[:12]),
 )
 def test_manifest_that_is_none(bundle, data) -> None:
@@ -135,7 +147,10 @@ def test_huge_manifest(bundle) -> None:
     refused(bundle, "size of .*manifest.json")
 
 
-@pytest.mark.parametrize("version, fix", [(2, "update farthing"), (10**30, "update farthing"), (0, "export"), ("1", "export"), (None, "export"), (True, "")])
+@pytest.mark.parametrize(
+    "version, fix",
+    [(2, "update farthing"), (10**30, "update farthing"), (0, "export"), ("1", "export"), (None, "export"), (True, "")],
+)
 def test_version(bundle, version, fix) -> None:
     edit(bundle, lambda m: m.update(format_version=version))
     refused(bundle, f"format_version.*{fix}")
@@ -143,7 +158,21 @@ def test_version(bundle, version, fix) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../outside.onnx", "graphs/../../outside.onnx", "/etc/passwd", "graphs//x", "./x", "graphs/.", "a\\b", "C:/x", ".hidden", "graphs/.x", "", "x\0y", "é"],
+    [
+        "../outside.onnx",
+        "graphs/../../outside.onnx",
+        "/etc/passwd",
+        "graphs//x",
+        "./x",
+        "graphs/.",
+        "a\\b",
+        "C:/x",
+        ".hidden",
+        "graphs/.x",
+        "",
+        "x\0y",
+        "é",
+    ],
 )
 def test_path_traversal(bundle, tmp_path, path) -> None:
     """Listed or referred to: both are refused, even if such a file exists and its hash is right."""
@@ -223,7 +252,9 @@ def test_wrong_vocabulary(bundle, native) -> None:
 
 
 @pytest.mark.parametrize("native", ENGINES)
-@pytest.mark.parametrize("name, data", [(TOKENIZER, b"{}"), (TOKENIZER, b"\xff"), (GRAPH, b""), (GRAPH, b"\x08\x0b not a graph")])
+@pytest.mark.parametrize(
+    "name, data", [(TOKENIZER, b"{}"), (TOKENIZER, b"\xff"), (GRAPH, b""), (GRAPH, b"\x08\x0b not a graph")]
+)
 def test_content_that_is_none(bundle, native, name, data) -> None:
     replace(bundle, name, data)
     with pytest.raises(BundleError, match=Path(name).name):
@@ -233,7 +264,12 @@ def test_content_that_is_none(bundle, native, name, data) -> None:
 # --- fuzz
 
 junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=300) | st.sampled_from(["", "..", "a" * 300]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=300)
+    | st.sampled_from(["", "..", "a" * 300]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=300), inner, max_size=3),
     max_leaves=8,
 )
@@ -259,10 +295,8 @@ def scratch(tmp_path_factory) -> Path:
 
 def opens_or_is_refused(bundle: Path, data: bytes) -> None:
     (bundle / MANIFEST).write_bytes(data)
-    try:
+    with contextlib.suppress(BundleError):
         open_bundle(bundle)
-    except BundleError:
-        pass
 
 
 @given(data=st.data())
@@ -322,10 +356,26 @@ def test_fuzzed_manifest_by_every_engine(native, tmp_path) -> None:
                 farthing.load(bundle, native=native, threads=1).close()
             except BundleError:
                 continue
-            assert place[0] in ("name", "provenance", "quantization", "model", "method", "tokenizer", "graphs"), (place, wrong)
+            assert place[0] in ("name", "provenance", "quantization", "model", "method", "tokenizer", "graphs"), (
+                place,
+                wrong,
+            )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_file(bundle) -> None:
     (bundle / GRAPH).chmod(0)
     refused(bundle, "decoder.onnx")
+
+
+@pytest.mark.xfail(reason="open_bundle lets OSError through")
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000 + "a"], ids=["long", "deep"])
+def test_name_that_no_file_can_have(bundle, name) -> None:
+    edit(bundle, lambda m: m["files"].update({name: m["files"][GRAPH]}))
+    refused(bundle, "aaa|a/a/a")
+
+
+@pytest.mark.xfail(reason="the JSON schema counts 3.0 as an integer, the C++ core does not")
+def test_number_with_a_fraction_where_a_count_belongs(bundle) -> None:
+    edit(bundle, lambda m: (m["kv"].update(layers=3.0), m["model"].update(layers=3.0)))
+    refused(bundle, "layers")

@@ -114,7 +114,12 @@ def test_callbacks(native) -> None:
     with opened(native) as model:
         got, pieces = [], []
         made = model.generate(
-            prompt_ids=PROMPT, max_new_tokens=20, greedy=True, ignore_eos=True, on_token=got.append, on_text=pieces.append
+            prompt_ids=PROMPT,
+            max_new_tokens=20,
+            greedy=True,
+            ignore_eos=True,
+            on_token=got.append,
+            on_text=pieces.append,
         )
         assert got == made.ids == ids[:20] and "".join(pieces) == made.text
         made = model.generate(prompt_ids=PROMPT, greedy=True, ignore_eos=True, on_token=lambda i: i != ids[3])
@@ -130,7 +135,9 @@ def test_error_in_a_callback_comes_out_and_leaves_the_runtime_usable(native) -> 
     with opened(native) as model:
         with pytest.raises(KeyError, match="mine"):
             model.generate(prompt_ids=PROMPT, greedy=True, on_token=fail)
-        assert model.generate(prompt_ids=PROMPT, max_new_tokens=8, greedy=True, ignore_eos=True).ids == engines.greedy(8)
+        assert model.generate(prompt_ids=PROMPT, max_new_tokens=8, greedy=True, ignore_eos=True).ids == engines.greedy(
+            8
+        )
 
 
 def test_context_full(native) -> None:
@@ -260,14 +267,19 @@ def test_one_call_at_a_time(native) -> None:
     with opened(native) as model:
         with pytest.raises(RequestError, match="busy"):
             model.generate(prompt_ids=PROMPT, on_token=lambda _: model.reset())
-        assert model.generate(prompt_ids=PROMPT, max_new_tokens=2, greedy=True, ignore_eos=True).ids == engines.greedy(2)
+        assert model.generate(prompt_ids=PROMPT, max_new_tokens=2, greedy=True, ignore_eos=True).ids == engines.greedy(
+            2
+        )
 
 
 def test_two_runtimes_on_one_bundle(native) -> None:
     with opened(native) as a, opened(native) as b:
         a.prefill(PROMPT)
         b.prefill([7, 8, 9])
-        made = [m.generate(prompt_ids=PROMPT, max_new_tokens=8, greedy=True, ignore_eos=True, reuse_prefix=True).ids for m in (a, b)]
+        made = [
+            m.generate(prompt_ids=PROMPT, max_new_tokens=8, greedy=True, ignore_eos=True, reuse_prefix=True).ids
+            for m in (a, b)
+        ]
         assert made == [engines.greedy(8)] * 2
 
 
@@ -299,7 +311,11 @@ def test_bundle_without_tokenizer(native) -> None:
         assert model.tokenizer is None
         made = model.generate(prompt_ids=PROMPT, max_new_tokens=8, greedy=True)
         assert made.ids == engines.greedy(8) and made.text == ""
-        for bad in ({"prompt": "x"}, {"messages": [{"role": "user", "content": "x"}]}, {"prompt_ids": PROMPT, "stop": "x"}):
+        for bad in (
+            {"prompt": "x"},
+            {"messages": [{"role": "user", "content": "x"}]},
+            {"prompt_ids": PROMPT, "stop": "x"},
+        ):
             with pytest.raises(FarthingError, match="tokenizer"):
                 model.generate(**bad)
 
@@ -325,7 +341,10 @@ BAD = [
     ({"prompt_ids": [5] * 3000}, "3000 tokens, expected at most 512"),
     ({"messages": []}, "messages is empty"),
     *(({"prompt_ids": [5], "max_new_tokens": n}, "max_new_tokens is") for n in (0, -1, 2**31, 2**63, 1.5, "8", None)),
-    *(({"prompt_ids": [5], "temperature": t}, "temperature is") for t in (-0.1, float("nan"), float("inf"), "hot", None, 1e7)),
+    *(
+        ({"prompt_ids": [5], "temperature": t}, "temperature is")
+        for t in (-0.1, float("nan"), float("inf"), "hot", None, 1e7)
+    ),
     *(({"prompt_ids": [5], "top_k": k}, "top_k is") for k in (-1, 2**31, 1.5)),
     *(({"prompt_ids": [5], "top_p": p}, "top_p is") for p in (0, -1, 1.01, float("nan"))),
     *(({"prompt_ids": [5], "min_p": p}, "min_p is") for p in (-0.1, 1.1)),
@@ -350,7 +369,16 @@ def test_bad_requests_are_refused_before_anything_runs(native) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"threads": -1}, {"threads": 2000}, {"threads": 1.5}, {"context": 0}, {"context": -5}, {"context": 513}, {"context": 2**31}, {"context": 2**63}],
+    [
+        {"threads": -1},
+        {"threads": 2000},
+        {"threads": 1.5},
+        {"context": 0},
+        {"context": -5},
+        {"context": 513},
+        {"context": 2**31},
+        {"context": 2**63},
+    ],
     ids=str,
 )
 def test_bad_load_options(native, options) -> None:
@@ -397,8 +425,10 @@ def test_hashes_are_checked_unless_told_otherwise(native, tmp_path) -> None:
 
 def test_native_that_is_missing(native, monkeypatch) -> None:
     """Asked for: an error that says why. Not asked for: portable mode."""
-    monkeypatch.setattr(engine_choice, "native_parts", lambda: engine_choice.NativeParts(None, None, "not built, says a test"))
-    with pytest.raises(MissingDependencyError, match="not built, says a test.*doctor"):
+    monkeypatch.setattr(
+        engine_choice, "native_parts", lambda: engine_choice.NativeParts(None, None, "not built, says a test")
+    )
+    with pytest.raises(MissingDependencyError, match=r"not built, says a test.*doctor"):
         api.load(engines.bundle(), native=True)
     with api.load(engines.bundle(), threads=1) as model:
         assert not model.native

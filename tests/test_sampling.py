@@ -139,7 +139,7 @@ def test_uniform_is_splitmix64() -> None:
         (x >> 11) * 2.0**-53 for x in (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
     ]
     values = np.array([uniform(7, k) for k in range(20_000)])
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0 and values.max() < 1
     assert abs(values.mean() - 0.5) < 0.01 and abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.03
     assert uniform(2**64 - 1, 2**40) < 1
 
