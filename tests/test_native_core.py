@@ -60,3 +60,30 @@ def test_no_allocation_per_token(programs: Path, bundle: Path) -> None:
     words = _run(programs / "core_allocations", bundle, _onnxruntime(), library_path()).split()
     assert words[0] == "ours" and int(words[1]) == 0
     assert int(words[3]) > 0, "the counter saw nothing at all, not even ONNX Runtime"
+
+
+def test_installed_library_gives_the_ids_of_python(programs: Path, bundle: Path, tmp_path: Path) -> None:
+    """examples/cpp as a user would build it: greedy and sampled ids equal those of the Python interface."""
+    import farthing
+
+    built, sdk, example = programs.parent, tmp_path / "sdk", tmp_path / "example"
+    for command in (
+        ["cmake", "--build", built, "--parallel", "2", "--target", "farthing", "farthing_ops"],
+        ["cmake", "--install", built, "--component", "sdk", "--prefix", sdk],
+        ["cmake", "-S", ROOT / "examples" / "cpp", "-B", example, f"-DCMAKE_PREFIX_PATH={sdk}"],
+        ["cmake", "--build", example],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runtime = farthing.load(bundle, native=True, threads=1)
+    for prompt, temperature, seed in (("the farthing", 0.0, 0), ("Grüße, 世界 🌍", 0.0, 0), ("a b c", 0.9, 11), ("a b c", 0.9, 12)):
+        done = subprocess.run(
+            [example / "generate", bundle, prompt, "24", str(temperature), str(seed)],
+            env={**os.environ, "FARTHING_ORT": str(_onnxruntime())},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        ids = [int(word) for word in done.stdout.decode().rsplit("ids:", 1)[1].split()]
+        made = runtime.generate(prompt, raw=True, max_new_tokens=24, temperature=temperature, seed=seed)
+        assert ids == list(made.ids)

@@ -1,18 +1,19 @@
 // Streams an answer, then prints the token ids as Python prints them: the two interfaces give the same.
 //
-//   generate BUNDLE PROMPT [MAX_NEW_TOKENS [TEMPERATURE SEED]]
+//   generate BUNDLE PROMPT [MAX_NEW_TOKENS [TEMPERATURE SEED [CONTEXT]]]
 #include <cstdlib>
 #include <farthing.hpp>
 #include <iostream>
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::cerr << "usage: generate BUNDLE PROMPT [MAX_NEW_TOKENS [TEMPERATURE SEED]]\n";
+    std::cerr << "usage: generate BUNDLE PROMPT [MAX_NEW_TOKENS [TEMPERATURE SEED [CONTEXT]]]\n";
     return 2;
   }
   try {
     farthing_options options = FARTHING_OPTIONS_INIT;
     options.threads = 1;
+    options.context = argc > 6 ? std::atoll(argv[6]) : 0;  // 0 = at most 2048
     farthing::Runtime runtime(argv[1], options);
     farthing::Sampling how;
     how.max_new_tokens = argc > 3 ? std::atoll(argv[3]) : 32;
