@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny
 from farthing.calibration.quality import compare, read_text
 from farthing.calibration.quantize import Options, QuantizeResult, quantize
 from farthing.calibration.quantize.blocks import pack_nibbles, round_blocks, unpack_nibbles
