@@ -6,6 +6,7 @@
 (q/k norm; heads wider than hidden / heads) have about 20M parameters and exist for the tests of the exporter.
 Needs torch, transformers and tokenizers.
 """
+
 import argparse
 import json
 import math
@@ -19,8 +20,10 @@ SHAPES = {  # hidden, layers, heads, KV heads, head size, FFN, vocabulary, tied 
     "qwen3": (512, 6, 8, 2, 128, 1408, 4096, True),
 }
 SPECIAL = ["<pad>", "<s>", "</s>"]
-CHAT_TEMPLATE = ("{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
-                 "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
 
 
 def make_config(variant: str, layers: int | None = None, vocab: int | None = None):
@@ -29,9 +32,21 @@ def make_config(variant: str, layers: int | None = None, vocab: int | None = Non
 
     hidden, depth, heads, kv_heads, head, ffn, words, tied = SHAPES[variant]
     cls = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[variant]
-    return cls(vocab_size=vocab or words, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers or depth,
-               num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head, max_position_embeddings=2048,
-               tie_word_embeddings=tied, rms_norm_eps=1e-6, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    return cls(
+        vocab_size=vocab or words,
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=layers or depth,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head,
+        max_position_embeddings=2048,
+        tie_word_embeddings=tied,
+        rms_norm_eps=1e-6,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
 
 
 def make_model(config, seed: int = 0):
@@ -82,13 +97,20 @@ def make_tokenizer(vocab: int, seed: int = 0):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=SPECIAL, show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer.train_from_iterator((" ".join(words[i:i + 50]) for i in range(0, len(words), 50)), trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=SPECIAL,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer.train_from_iterator((" ".join(words[i : i + 50]) for i in range(0, len(words), 50)), trainer)
     if tokenizer.get_vocab_size() != vocab:
-        raise ValueError(f"vocabulary is {tokenizer.get_vocab_size()} entries, expected {vocab}; choose a smaller --vocab")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-                                   model_max_length=2048)
+        raise ValueError(
+            f"vocabulary is {tokenizer.get_vocab_size()} entries, expected {vocab}; choose a smaller --vocab"
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=2048
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -113,7 +135,9 @@ def fix_config(folder: Path) -> None:
     path.write_text(json.dumps(tokenizer, indent=2, sort_keys=True) + "\n")
 
 
-def write(out: Path, variant: str = "llama", layers: int | None = None, vocab: int | None = None, seed: int = 0) -> Path:
+def write(
+    out: Path, variant: str = "llama", layers: int | None = None, vocab: int | None = None, seed: int = 0
+) -> Path:
     """Write model, tokenizer and a 64-id prompt (`prompt.json`) to `out`; returns `out`."""
     config = make_config(variant, layers, vocab)
     model = make_model(config, seed)

@@ -8,6 +8,7 @@ Each peer lives in its own virtual environment and process. One that cannot be i
 line with its reason; the others go on. The gate is CPU seconds at one thread, because it hardly moves when other jobs
 share the machine; a second pass with two threads gives wall rates with the load beside them.
 """
+
 import argparse
 import datetime
 import json
@@ -63,7 +64,10 @@ def run_model(space: Workspace, model: str, chosen: list, args) -> list[dict]:
             rows.append({**row, "reason": result["reason"]})
             continue
         row |= {name: result[name] for name in ("bytes", "open", "rss", "versions", "same_ids", "ids")}
-        row |= {"one": rates(result, len(prompt), "cpu"), "agree": leading(row["ids"], reference) if reference else None}
+        row |= {
+            "one": rates(result, len(prompt), "cpu"),
+            "agree": leading(row["ids"], reference) if reference else None,
+        }
         if two.get(key, {}).get("runs"):
             row["two"] = rates(two[key], len(prompt), "wall")
         rows.append(row)
@@ -79,7 +83,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--one-pass", action="store_true", help="skip the pass with two threads")
     parser.add_argument("--work", type=Path, default=Path("build/peers"))
     parser.add_argument("--farthing-python", default=sys.executable, help="interpreter that has farthing")
-    parser.add_argument("--pip-args", nargs="*", default=[], help="passed to every pip install, for an index of CPU wheels say")
+    parser.add_argument(
+        "--pip-args", nargs="*", default=[], help="passed to every pip install, for an index of CPU wheels say"
+    )
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--docs", type=Path, help="Markdown page to update; the plot goes to img/ beside it")
     parser.add_argument("--from-json", type=Path, help="measure nothing, show these results again")
@@ -96,8 +102,15 @@ def main() -> int:
     else:
         chosen = select(args.peers)
         space = Workspace(args.work, args.pip_args, args.farthing_python)
-        result = {"date": datetime.date.today().isoformat(), "machine": machine(), "runs": args.runs, "prompt": 64, "new": NEW,
-                  "versions": {}, "models": {}}
+        result = {
+            "date": datetime.date.today().isoformat(),
+            "machine": machine(),
+            "runs": args.runs,
+            "prompt": 64,
+            "new": NEW,
+            "versions": {},
+            "models": {},
+        }
         for model in args.models:
             result["models"][model] = run_model(space, model, chosen, args)
         for row in sum(result["models"].values(), []):

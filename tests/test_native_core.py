@@ -11,7 +11,6 @@ import pytest
 
 from farthing.export import export
 from farthing.plugins import library_path
-
 from tiny import write_hf
 
 pytestmark = pytest.mark.skipif(
@@ -76,7 +75,12 @@ def test_installed_library_gives_the_ids_of_python(programs: Path, bundle: Path,
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     runtime = farthing.load(bundle, native=True, threads=1)
-    for prompt, temperature, seed in (("the farthing", 0.0, 0), ("Grüße, 世界 🌍", 0.0, 0), ("a b c", 0.9, 11), ("a b c", 0.9, 12)):
+    for prompt, temperature, seed in (
+        ("the farthing", 0.0, 0),
+        ("Grüße, 世界 🌍", 0.0, 0),
+        ("a b c", 0.9, 11),
+        ("a b c", 0.9, 12),
+    ):
         done = subprocess.run(
             [example / "generate", bundle, prompt, "24", str(temperature), str(seed)],
             env={**os.environ, "FARTHING_ORT": str(_onnxruntime())},

@@ -1,4 +1,5 @@
 """CTranslate2: its own converter and generator."""
+
 import json
 import subprocess
 import sys
@@ -20,15 +21,17 @@ class Engine:
     def __init__(self, bundle, precision, threads, context):
         import ctranslate2
 
-        self.generator = ctranslate2.Generator(str(bundle), device="cpu", compute_type=KINDS[precision], inter_threads=1,
-                                               intra_threads=threads)
+        self.generator = ctranslate2.Generator(
+            str(bundle), device="cpu", compute_type=KINDS[precision], inter_threads=1, intra_threads=threads
+        )
         self.words = json.loads((bundle / "vocabulary.json").read_text())  # this peer's prompts are words, not ids
 
     def generate(self, prompt, new, first):
         ids = []
         # min_length forbids EOS, which is this peer's way to ignore it.
-        for step in self.generator.generate_tokens([self.words[i] for i in prompt], max_length=new, min_length=new,
-                                                   sampling_topk=1):
+        for step in self.generator.generate_tokens(
+            [self.words[i] for i in prompt], max_length=new, min_length=new, sampling_topk=1
+        ):
             if not ids:
                 first()
             ids.append(step.token_id)

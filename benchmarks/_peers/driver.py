@@ -4,6 +4,7 @@ All workers of a pass stay open; each round asks every one of them once, so that
 everybody. Those that wait are stopped with SIGSTOP: a runtime whose idle threads spin would otherwise take a core from
 the one that is measured.
 """
+
 import json
 import os
 import queue
@@ -33,9 +34,25 @@ class Worker:
         self.log = bundle.with_name(f"{bundle.name}.run{threads}.log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [python, HERE / f"{peer}_worker.py", "serve", "--bundle", bundle, "--precision", precision, "--threads",
-                 str(threads), "--context", str(context)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                text=True, env=env)
+                [
+                    python,
+                    HERE / f"{peer}_worker.py",
+                    "serve",
+                    "--bundle",
+                    bundle,
+                    "--precision",
+                    precision,
+                    "--threads",
+                    str(threads),
+                    "--context",
+                    str(context),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=env,
+            )
         self.lines: queue.Queue = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         try:
@@ -102,7 +119,7 @@ def measure_pass(jobs: dict, prompt: list[int], threads: int, runs: int, context
                 results[key] = {"reason": str(error)}
         for number in range(runs):
             order = list(workers)
-            order = order[number % max(1, len(order)):] + order[:number % max(1, len(order))]
+            order = order[number % max(1, len(order)) :] + order[: number % max(1, len(order))]
             for key in order:
                 if "reason" in results[key]:
                     continue
@@ -111,7 +128,9 @@ def measure_pass(jobs: dict, prompt: list[int], threads: int, runs: int, context
                 except WorkerError as error:
                     results[key] = {"reason": str(error)}
                     continue
-                results[key]["same_ids"] = results[key].get("same_ids", True) and answer.pop("ids") == results[key]["ids"]
+                results[key]["same_ids"] = (
+                    results[key].get("same_ids", True) and answer.pop("ids") == results[key]["ids"]
+                )
                 results[key]["rss"] = answer.pop("rss")
                 results[key]["runs"].append(answer)
             say(f"  {threads} thread(s): round {number + 1} of {runs} done, load {os.getloadavg()[0]:.1f}")
@@ -130,6 +149,11 @@ def rates(result: dict, prompt_length: int, clock: str) -> dict:
     decode = [run["decode"][clock] for run in result["runs"]]
     prefill = [run["prefill"][clock] for run in result["runs"]]
     middle = statistics.median(decode)
-    return {"decode": (NEW - 1) / middle, "prefill": prompt_length / statistics.median(prefill),
-            "decode_best": (NEW - 1) / min(decode), "prefill_best": prompt_length / min(prefill),
-            "spread": (max(decode) - min(decode)) / middle, "load": statistics.median(run["load"] for run in result["runs"])}
+    return {
+        "decode": (NEW - 1) / middle,
+        "prefill": prompt_length / statistics.median(prefill),
+        "decode_best": (NEW - 1) / min(decode),
+        "prefill_best": prompt_length / min(prefill),
+        "spread": (max(decode) - min(decode)) / middle,
+        "load": statistics.median(run["load"] for run in result["runs"]),
+    }

@@ -1,4 +1,5 @@
 """farthing itself: exported and quantised by its command line, run through its Python interface."""
+
 import subprocess
 import sys
 import tempfile
@@ -10,8 +11,10 @@ import wire
 def convert(model, out, precision):
     tool = Path(sys.executable).parent / "farthing"
     if not tool.exists():
-        raise SystemExit(f"farthing command is missing beside {Path(sys.executable).name}, expected an installed farthing; "
-                         "run `pip install .` or point --farthing-python to the interpreter that has it")
+        raise SystemExit(
+            f"farthing command is missing beside {Path(sys.executable).name}, expected an installed farthing; "
+            "run `pip install .` or point --farthing-python to the interpreter that has it"
+        )
     export = [tool, "export", "decoder", "--checkpoint", model, "--out"]
     if precision in ("fp32", "fp16"):
         subprocess.run([*export, out, "--dtype", precision], check=True)

@@ -1,4 +1,5 @@
 """onnxruntime-genai: its model builder and its token loop."""
+
 import subprocess
 import sys
 
@@ -6,8 +7,24 @@ import wire
 
 
 def convert(model, out, precision):
-    subprocess.run([sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", model, "-o", out, "-p", precision,
-                    "-e", "cpu", "-c", out.with_suffix(".cache")], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "onnxruntime_genai.models.builder",
+            "-i",
+            model,
+            "-o",
+            out,
+            "-p",
+            precision,
+            "-e",
+            "cpu",
+            "-c",
+            out.with_suffix(".cache"),
+        ],
+        check=True,
+    )
 
 
 class Engine:
@@ -32,7 +49,7 @@ class Engine:
             generator.generate_next_token()
             if i == 0:
                 first()
-        return list(generator.get_sequence(0)[len(prompt):])
+        return list(generator.get_sequence(0)[len(prompt) :])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """llama.cpp through xllamacpp: writes the GGUF file itself, talks to the in-process server object."""
+
 import json
 
 import wire
@@ -6,12 +7,21 @@ import wire
 KINDS = {"fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
 # Layer tensors of a Llama: Hugging Face name -> GGUF name.
 NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }
-TOP = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
-       "lm_head.weight": "output.weight"}
+TOP = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
 
 
 def gguf_name(name):
@@ -96,8 +106,19 @@ class Engine:
 
     def generate(self, prompt, new, first):
         answer = self.server.handle_completions(
-            {"prompt": prompt, "max_tokens": new, "temperature": 0, "samplers": ["top_k"], "top_k": 1, "ignore_eos": True,
-             "cache_prompt": False, "return_tokens": True, "verbose": True, "stream": False})
+            {
+                "prompt": prompt,
+                "max_tokens": new,
+                "temperature": 0,
+                "samplers": ["top_k"],
+                "top_k": 1,
+                "ignore_eos": True,
+                "cache_prompt": False,
+                "return_tokens": True,
+                "verbose": True,
+                "stream": False,
+            }
+        )
         if "__verbose" not in answer:
             raise RuntimeError(f"answer of the server is {answer}, expected token ids")
         return answer["__verbose"]["tokens"]

@@ -3,6 +3,7 @@
 The file holds Q4_1 weights. Every peer starts from the same dequantised fp32 values, so that ids can be compared;
 int4 columns therefore measure speed and agreement with *these* weights, not loss against the original model.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from make_m100 import fix_config  # noqa: E402
 
-TEXT = ("The farthing was the smallest coin of the realm, worth a quarter of a penny. For seven hundred years people used it "
-        "to buy bread, candles and thread, until prices rose so far that nothing could be bought with it any more. "
-        "This is the story of the last baker who still accepted it, and of the morning when a small girl came into his shop")
+TEXT = (
+    "The farthing was the smallest coin of the realm, worth a quarter of a penny. For seven hundred years people used it "
+    "to buy bread, candles and thread, until prices rose so far that nothing could be bought with it any more. "
+    "This is the story of the last baker who still accepted it, and of the morning when a small girl came into his shop"
+)
 
 
 def main(gguf: Path, out: Path) -> None:

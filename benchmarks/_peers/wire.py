@@ -6,6 +6,7 @@
 `serve` opens the model, prints one line about it, then answers each line {"prompt": [ids], "new": 128} with the
 ids and the time of prefill and decode. The standard library is all it may import: it runs in every peer's environment.
 """
+
 import argparse
 import ctypes
 import importlib.metadata
@@ -70,8 +71,11 @@ def weight_bytes(path: Path) -> int:
     """Bytes of the converted model without tokenizer and other text files."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     text = (".json", ".jinja", ".txt", ".md", ".xml", ".py", ".model")
-    return sum(p.stat().st_size for p in files if p.suffix not in text and "tokenizer" not in p.name
-               and p.parent.name not in ("tokenizer", "vectors"))  # farthing's tokenizer and recorded test vectors
+    return sum(
+        p.stat().st_size
+        for p in files
+        if p.suffix not in text and "tokenizer" not in p.name and p.parent.name not in ("tokenizer", "vectors")
+    )  # farthing's tokenizer and recorded test vectors
 
 
 def die_with_parent() -> None:

@@ -103,7 +103,9 @@ def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
     w = BodyWriter("CachedAttention")
     zero, one = w.ints(0), w.ints(1)
     # [B,S,(H+2Hkv)*dh] -> [B,S,H+2Hkv,dh] -> heads first, then split by head.
-    packed = w.node("Transpose", [w.node("Reshape", ["qkv", w.ints(0, 0, heads + 2 * kv_heads, -1)])], perm=[0, 2, 1, 3])
+    packed = w.node(
+        "Transpose", [w.node("Reshape", ["qkv", w.ints(0, 0, heads + 2 * kv_heads, -1)])], perm=[0, 2, 1, 3]
+    )
     q, k, v = w.node("Split", [packed, w.ints(heads, kv_heads, kv_heads)], outputs=3, axis=1)
     if normed:
         epsilon = float(attributes.get("epsilon", 1e-6))
@@ -157,7 +159,11 @@ OPERATOR = Operator(
         Attribute("epsilon", "float", "of the per-head norms", 1e-6),
     ),
     cost="4*B*H*S*(past+S)*dh FLOP; 8*B*Hkv*(past+S)*dh bytes of cache read",
-    errors=("past_len + S exceeds C, or past_len is negative", "H is not a multiple of Hkv", "widths do not fit the heads"),
+    errors=(
+        "past_len + S exceeds C, or past_len is negative",
+        "H is not a multiple of Hkv",
+        "widths do not fit the heads",
+    ),
     body=body,
     reference=reference,
 )

@@ -40,7 +40,10 @@ class Bundle:
         if name not in graphs:
             raise BundleError(
                 found_wanted(
-                    f"graph {name!r} of {self.path}", "missing", f"one of {sorted(graphs)}", "export it with a newer farthing"
+                    f"graph {name!r} of {self.path}",
+                    "missing",
+                    f"one of {sorted(graphs)}",
+                    "export it with a newer farthing",
                 )
             )
         return self.file(graphs[name]["file"])
@@ -91,7 +94,10 @@ def open_bundle(path: str | Path, *, hashes: bool = True) -> Bundle:
         if relative not in manifest["files"]:
             raise BundleError(
                 found_wanted(
-                    f"file {relative!r} used by {root / MANIFEST}", "not in 'files'", "a listed file", "export the bundle again"
+                    f"file {relative!r} used by {root / MANIFEST}",
+                    "not in 'files'",
+                    "a listed file",
+                    "export the bundle again",
                 )
             )
     _check_consistent(root, manifest)
@@ -112,7 +118,9 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         )
     if path.stat().st_size > _MANIFEST_LIMIT:
         raise BundleError(
-            found_wanted(f"size of {path}", path.stat().st_size, f"at most {_MANIFEST_LIMIT}", "export the bundle again")
+            found_wanted(
+                f"size of {path}", path.stat().st_size, f"at most {_MANIFEST_LIMIT}", "export the bundle again"
+            )
         )
     try:
         manifest = json.loads(path.read_bytes())
@@ -122,7 +130,9 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != "farthing-bundle":
         raise BundleError(
-            found_wanted(f"field 'format' of {path}", "something else", "'farthing-bundle'", "this is not a farthing bundle")
+            found_wanted(
+                f"field 'format' of {path}", "something else", "'farthing-bundle'", "this is not a farthing bundle"
+            )
         )
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
@@ -131,7 +141,9 @@ def _read_manifest(root: Path) -> dict[str, Any]:
                 f"format_version of {path}",
                 version,
                 FORMAT_VERSION,
-                "update farthing" if isinstance(version, int) and version > FORMAT_VERSION else "export the bundle again",
+                "update farthing"
+                if isinstance(version, int) and version > FORMAT_VERSION
+                else "export the bundle again",
             )
         )
     validator = jsonschema.Draft202012Validator(schema())
@@ -140,7 +152,10 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         field = "/".join(str(p) for p in problem.absolute_path) or "(top level)"
         raise BundleError(
             found_wanted(
-                f"field {field} of {path}", f"wrong ({problem.message[:200]})", "what the schema says", "export the bundle again"
+                f"field {field} of {path}",
+                f"wrong ({problem.message[:200]})",
+                "what the schema says",
+                "export the bundle again",
             )
         )
     return manifest
@@ -153,14 +168,20 @@ def _check_file(root: Path, relative: str, entry: dict[str, Any], hashes: bool) 
         path = path / part
         if path.is_symlink():
             raise BundleError(
-                found_wanted(f"{path}", "a symbolic link", "a plain file inside the bundle", "copy the file it points to")
+                found_wanted(
+                    f"{path}", "a symbolic link", "a plain file inside the bundle", "copy the file it points to"
+                )
             )
     if not path.is_file():
-        raise BundleError(found_wanted(f"{path}", "missing", "a file the manifest lists", "copy or export the bundle again"))
+        raise BundleError(
+            found_wanted(f"{path}", "missing", "a file the manifest lists", "copy or export the bundle again")
+        )
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise BundleError(
-            found_wanted(f"size of {path}", f"{size} bytes", f"{entry['bytes']} bytes", "copy or export the bundle again")
+            found_wanted(
+                f"size of {path}", f"{size} bytes", f"{entry['bytes']} bytes", "copy or export the bundle again"
+            )
         )
     if hashes and (digest := sha256_of(path)) != entry["sha256"]:
         raise BundleError(
@@ -204,5 +225,7 @@ def _check_consistent(root: Path, manifest: dict[str, Any]) -> None:
         for token in ids:
             if token is not None and token >= vocab:
                 raise BundleError(
-                    found_wanted(f"tokenizer.{name} of {root / MANIFEST}", token, f"below {vocab}", "export the bundle again")
+                    found_wanted(
+                        f"tokenizer.{name} of {root / MANIFEST}", token, f"below {vocab}", "export the bundle again"
+                    )
                 )

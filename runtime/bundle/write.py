@@ -55,7 +55,10 @@ class BundleWriter:
         if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
             raise BundleError(
                 found_wanted(
-                    f"disk of {self.target.parent}", "full", "room for the bundle", "free some space; nothing was left behind"
+                    f"disk of {self.target.parent}",
+                    "full",
+                    "room for the bundle",
+                    "free some space; nothing was left behind",
                 )
             ) from error
 

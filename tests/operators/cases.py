@@ -33,7 +33,16 @@ def _floats(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.nda
 
 def linear_cases() -> Iterator[Case]:
     rng = np.random.default_rng(1)
-    for rows, n, k in [(1, 64, 64), (2, 7, 33), (3, 5, 1), (5, 130, 48), (6, 9, 16), (7, 66, 576), (13, 3, 100), (64, 257, 96)]:
+    for rows, n, k in [
+        (1, 64, 64),
+        (2, 7, 33),
+        (3, 5, 1),
+        (5, 130, 48),
+        (6, 9, 16),
+        (7, 66, 576),
+        (13, 3, 100),
+        (64, 257, 96),
+    ]:
         x = _floats(rng, 1, rows, k)
         weight = _floats(rng, n, k)
         yield Case("Linear", f"{rows}x{k}x{n}", [x, weight], {})
@@ -50,7 +59,9 @@ def norm_cases() -> Iterator[Case]:
         for scale in (1.0, 1e-4, 1e4):
             x, y = _floats(rng, 1, rows, width, scale=scale), _floats(rng, 1, rows, width, scale=scale)
             yield Case("AddRMSNorm", f"{rows}x{width}-{scale}", [x, y, _floats(rng, width)], {"epsilon": 1e-5})
-    yield Case("AddRMSNorm", "zeros", [np.zeros((1, 2, 8), np.float32)] * 2 + [np.ones(8, np.float32)], {"epsilon": 1e-6})
+    yield Case(
+        "AddRMSNorm", "zeros", [np.zeros((1, 2, 8), np.float32)] * 2 + [np.ones(8, np.float32)], {"epsilon": 1e-6}
+    )
 
 
 def swiglu_cases() -> Iterator[Case]:

@@ -43,7 +43,9 @@ def test_kernel_equals_reference(case: Case) -> None:
 def test_every_instruction_set(isa: str) -> None:
     """The kernels of narrower processors, in a process that is told to use them."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "test_kernel_equals_reference", __file__]
-    done = subprocess.run(command, env={**os.environ, "FARTHING_MAX_ISA": isa}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "FARTHING_MAX_ISA": isa}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:]
 
 
