@@ -30,7 +30,8 @@ void one_row(const AddRmsNormArgs& a, std::size_t row) {
     mean += total[i] * total[i];
   }
   const float scale = 1.0f / std::sqrt(mean / static_cast<float>(a.width) + a.epsilon);
-  for (std::size_t i = 0; i < whole; i += kLanes) store(normed + i, load(total + i) * splat(scale) * load(a.weight + i));
+  for (std::size_t i = 0; i < whole; i += kLanes)
+    store(normed + i, load(total + i) * splat(scale) * load(a.weight + i));
   for (std::size_t i = whole; i < a.width; ++i) normed[i] = total[i] * scale * a.weight[i];
 }
 

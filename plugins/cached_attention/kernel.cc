@@ -14,8 +14,8 @@ namespace farthing {
 namespace FARTHING_ISA {
 namespace {
 
-constexpr std::size_t kKeys = 64;   // keys a tile; tiles start at multiples of it, for every row of every pass
-constexpr std::size_t kRows = 24;   // query rows a task: scores 24*64*4 = 6 KiB and outputs 24*128*4 = 12 KiB stay in L1
+constexpr std::size_t kKeys = 64;  // keys a tile; tiles start at multiples of it, for every row of every pass
+constexpr std::size_t kRows = 24;  // query rows a task: scores 24*64*4 = 6 KiB and outputs 24*128*4 = 12 KiB stay in L1
 constexpr std::size_t kMaxDim = 512;
 #if defined(__AVX512F__)
 constexpr std::size_t kTileRows = 6;  // 6*4 accumulators of 32 registers
@@ -28,8 +28,8 @@ constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 static_assert(kKeys % kLanes == 0);
 
 // One head vector: optional RMSNorm, half-split rotation of the first 2*half features, scaled, written to out.
-void rotate(const float* x, const float* norm, const float* cos, const float* sin, const CachedAttentionArgs& a, float scale,
-            float* out) {
+void rotate(const float* x, const float* norm, const float* cos, const float* sin, const CachedAttentionArgs& a,
+            float scale, float* out) {
   float gain = scale;
   if (norm) {
     float squares = 0;

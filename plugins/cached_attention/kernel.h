@@ -10,20 +10,20 @@
 namespace farthing {
 
 struct CachedAttentionArgs {
-  const float* qkv;       // [batch, rows, (heads + 2 * kv_heads) * dim]
-  const float* cos;       // [batch, rows, half]
-  const float* sin;       // [batch, rows, half]
-  const float* past_k;    // [batch, kv_heads, capacity, dim]
+  const float* qkv;     // [batch, rows, (heads + 2 * kv_heads) * dim]
+  const float* cos;     // [batch, rows, half]
+  const float* sin;     // [batch, rows, half]
+  const float* past_k;  // [batch, kv_heads, capacity, dim]
   const float* past_v;
   const std::int64_t* past_len;  // [batch]; past_len + rows <= capacity, checked by the caller
-  const float* q_norm;    // [dim] or null
-  const float* k_norm;    // [dim] or null
-  float* y;               // [batch, rows, heads * dim]
-  float* present_k;       // may be past_k itself: then only the new rows are written
+  const float* q_norm;           // [dim] or null
+  const float* k_norm;           // [dim] or null
+  float* y;                      // [batch, rows, heads * dim]
+  float* present_k;              // may be past_k itself: then only the new rows are written
   float* present_v;
-  float* scratch;         // batch * rows * heads * dim floats, for the rotated queries
+  float* scratch;  // batch * rows * heads * dim floats, for the rotated queries
   std::size_t batch, rows, heads, kv_heads, dim, half, capacity;
-  std::size_t window;     // 0 = no window
+  std::size_t window;  // 0 = no window
   float scale, epsilon;
 };
 

@@ -52,15 +52,34 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
       if (present_v != past_v.data) std::copy_n(past_v.as<float>(), past_v.elements(), present_v);
       return;
     }
-    kernel({qkv.as<float>(), cos.as<float>(), sin.as<float>(), past_k.as<float>(), past_v.as<float>(),
-            past_len.as<std::int64_t>(), q_norm.as<float>(), k_norm.as<float>(), y, present_k, present_v, scratch.data(),
-            size(batch), size(rows), size(heads), size(kv_heads), size(dim), size(cos.last()), size(capacity), size(window),
-            scale, epsilon},
+    kernel({qkv.as<float>(),
+            cos.as<float>(),
+            sin.as<float>(),
+            past_k.as<float>(),
+            past_v.as<float>(),
+            past_len.as<std::int64_t>(),
+            q_norm.as<float>(),
+            k_norm.as<float>(),
+            y,
+            present_k,
+            present_v,
+            scratch.data(),
+            size(batch),
+            size(rows),
+            size(heads),
+            size(kv_heads),
+            size(dim),
+            size(cos.last()),
+            size(capacity),
+            size(window),
+            scale,
+            epsilon},
            ort::threads(context));
   }
 
   void check(const ort::View& qkv, const ort::View& cos, const ort::View& sin, const ort::View& past_k,
-             const ort::View& past_v, const ort::View& past_len, const ort::View& q_norm, const ort::View& k_norm) const {
+             const ort::View& past_v, const ort::View& past_len, const ort::View& q_norm,
+             const ort::View& k_norm) const {
     if (past_k.rank != 4 || past_k.dim(1) != kv_heads || past_k.dim(3) > kMaxDim || past_k.dim(3) < 1) {
       ort::refuse(kOp, "past_k", past_k.shape(), "[B," + std::to_string(kv_heads) + ",C,dh] with dh <= 512",
                   "check num_heads and the cache");
@@ -82,7 +101,8 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
       ort::refuse(kOp, "sin", sin.shape(), "the shape of cos, " + cos.shape(), "check positions");
     }
     if (past_len.rank != 1 || past_len.dim(0) != qkv.dim(0)) {
-      ort::refuse(kOp, "past_len", past_len.shape(), "[" + std::to_string(qkv.dim(0)) + "]", "give one length a sequence");
+      ort::refuse(kOp, "past_len", past_len.shape(), "[" + std::to_string(qkv.dim(0)) + "]",
+                  "give one length a sequence");
     }
     if ((q_norm.data != nullptr) != (k_norm.data != nullptr)) {
       ort::refuse(kOp, "q_norm and k_norm", "one of the two", "both or none", "export again");

@@ -17,10 +17,12 @@ struct LinearKernel : ort::Kernel<LinearKernel> {
     }
     if (weight.rank != 2) ort::refuse(kOp, "weight", weight.shape(), "[N,K]", "reshape the weight");
     if (x.rank == 0 || x.last() != weight.dim(1)) {
-      ort::refuse(kOp, "x", x.shape(), "[...," + std::to_string(weight.dim(1)) + "]", "check which weight is connected");
+      ort::refuse(kOp, "x", x.shape(), "[...," + std::to_string(weight.dim(1)) + "]",
+                  "check which weight is connected");
     }
     if (bias.data && (bias.rank != 1 || bias.dim(0) != weight.dim(0))) {
-      ort::refuse(kOp, "bias", bias.shape(), "[" + std::to_string(weight.dim(0)) + "]", "check which bias is connected");
+      ort::refuse(kOp, "bias", bias.shape(), "[" + std::to_string(weight.dim(0)) + "]",
+                  "check which bias is connected");
     }
     auto dims = x.dims;
     dims[x.rank - 1] = weight.dim(0);

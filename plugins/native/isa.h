@@ -25,7 +25,7 @@ const char* isa_name(Isa isa);
   namespace avx512 {                       \
   signature;                               \
   }
-#define FARTHING_SELECT(function)                                                   \
+#define FARTHING_SELECT(function)                                                        \
   (::farthing::selected_isa() == ::farthing::Isa::avx512 ? &::farthing::avx512::function \
    : ::farthing::selected_isa() == ::farthing::Isa::avx2 ? &::farthing::avx2::function   \
                                                          : &::farthing::base::function)

@@ -57,10 +57,11 @@ void* output(OrtKernelContext* context, std::size_t index, std::span<const std::
 }
 
 Parallel threads(OrtKernelContext* context) {
-  return {context, [](void* owner, void (*fn)(void*, std::size_t), std::size_t count, void* data) {
-            // One batch per task: tasks are tens of microseconds, and the pool balances them.
-            check(Ort::GetApi().KernelContext_ParallelFor(static_cast<OrtKernelContext*>(owner), fn, count, count, data));
-          }};
+  return {
+      context, [](void* owner, void (*fn)(void*, std::size_t), std::size_t count, void* data) {
+        // One batch per task: tasks are tens of microseconds, and the pool balances them.
+        check(Ort::GetApi().KernelContext_ParallelFor(static_cast<OrtKernelContext*>(owner), fn, count, count, data));
+      }};
 }
 
 void refuse(const char* op, const std::string& what, const std::string& found, const std::string& wanted,

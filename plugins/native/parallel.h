@@ -17,7 +17,8 @@ struct Parallel {
       return;
     }
     run(
-        owner, [](void* data, std::size_t i) { (*static_cast<F*>(data))(i); }, count, const_cast<void*>(static_cast<const void*>(&f)));
+        owner, [](void* data, std::size_t i) { (*static_cast<F*>(data))(i); }, count,
+        const_cast<void*>(static_cast<const void*>(&f)));
   }
 };
 

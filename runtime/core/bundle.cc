@@ -17,7 +17,7 @@ using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kFormatVersion = 1;
-constexpr std::uintmax_t kManifestLimit = 16u << 20;  // bytes; real ones are tens of KB
+constexpr std::uintmax_t kManifestLimit = 16u << 20;         // bytes; real ones are tens of KB
 constexpr std::int64_t kCountLimit = std::int64_t{1} << 31;  // of any dimension, so that products of two fit 64 bits
 
 [[noreturn]] void bad(const std::string& what, const std::string& found, const std::string& wanted,
@@ -42,7 +42,8 @@ const Json& at(const Json& json, const std::string& file, const std::string& dot
 std::int64_t count(const Json& json, const std::string& file, const std::string& dotted, std::int64_t least = 1) {
   const Json& value = at(json, file, dotted);
   if (!value.is_number_integer() || value.get<std::int64_t>() < least || value.get<std::int64_t>() > kCountLimit) {
-    bad("field " + dotted + " of " + file, value.dump().substr(0, 60), "an integer of at least " + std::to_string(least));
+    bad("field " + dotted + " of " + file, value.dump().substr(0, 60),
+        "an integer of at least " + std::to_string(least));
   }
   return value.get<std::int64_t>();
 }
@@ -92,7 +93,8 @@ void check_file(const fs::path& root, const std::string& relative, const Json& e
 
 Json read_manifest(const fs::path& root) {
   const fs::path path = root / "manifest.json";
-  if (!fs::is_directory(root)) bad("bundle " + root.string(), "not a folder", "a folder made by farthing export", "check the path");
+  if (!fs::is_directory(root))
+    bad("bundle " + root.string(), "not a folder", "a folder made by farthing export", "check the path");
   if (fs::is_symlink(fs::symlink_status(path)) || !fs::is_regular_file(path)) {
     bad(path.string(), "missing", "a manifest.json", "check the path");
   }
@@ -167,7 +169,8 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
       const auto model = count(manifest, file, std::string("model.") + field);
       if (kv != model) bad(std::string("kv.") + field + " of " + file, std::to_string(kv), std::to_string(model));
     }
-    if (text(manifest, file, "kv.dtype") != "float32") bad("kv.dtype of " + file, text(manifest, file, "kv.dtype"), "float32");
+    if (text(manifest, file, "kv.dtype") != "float32")
+      bad("kv.dtype of " + file, text(manifest, file, "kv.dtype"), "float32");
     read_tokenizer(manifest, file, bundle);
 
     const std::string graph = "graphs." + tensors::kDecoder;

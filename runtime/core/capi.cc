@@ -212,7 +212,8 @@ farthing_status farthing_generate(farthing_engine* engine, const int32_t* prompt
     const auto given = taken(how, farthing_generation FARTHING_GENERATION_INIT);
     std::function<bool(std::int32_t)> callback;
     if (on_token) callback = [&](std::int32_t id) { return on_token(user, id) != 0; };
-    give(result, result_of(engine->engine.generate({prompt, count}, options_of(given, engine->engine.bundle()), callback)));
+    give(result,
+         result_of(engine->engine.generate({prompt, count}, options_of(given, engine->engine.bundle()), callback)));
   });
 }
 

@@ -17,9 +17,7 @@ EngineOptions completed(EngineOptions options, const Bundle& bundle) {
   return options;
 }
 
-double wall() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double wall() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 double cpu() {
   timespec now;
@@ -114,12 +112,14 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
   check(options.sampler);
   check_prompt(prompt);
   if (options.max_new_tokens < 1) {
-    refuse(Status::request, "max_new_tokens", std::to_string(options.max_new_tokens), "1 or more", "choose another value");
+    refuse(Status::request, "max_new_tokens", std::to_string(options.max_new_tokens), "1 or more",
+           "choose another value");
   }
   cancelled_.store(false);
   Generation result;
   if (options.reuse_prefix) {
-    const auto common = std::mismatch(tokens_.begin(), tokens_.end(), prompt.begin(), prompt.end()).second - prompt.begin();
+    const auto common =
+        std::mismatch(tokens_.begin(), tokens_.end(), prompt.begin(), prompt.end()).second - prompt.begin();
     // At least one token is run again: its logits are needed.
     const auto kept = std::min<std::ptrdiff_t>(common, static_cast<std::ptrdiff_t>(prompt.size()) - 1);
     rewind(kept);

@@ -36,7 +36,7 @@ const char* name(StopReason reason);
 
 struct Stats {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
-  std::int64_t passes = 0, rows = 0;  // runs of the graph, rows over all of them
+  std::int64_t passes = 0, rows = 0;                                        // runs of the graph, rows over all of them
   double prefill_seconds = 0, decode_seconds = 0, first_token_seconds = 0;  // wall clock
   double prefill_cpu_seconds = 0, decode_cpu_seconds = 0;                   // of the whole process
   double model_seconds = 0;                                                 // inside the backend, wall clock

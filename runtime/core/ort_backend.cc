@@ -144,7 +144,8 @@ std::unique_ptr<Backend> open_ort_backend(const Bundle& bundle, const OrtOptions
     refuse(Status::request, "context", std::to_string(options.capacity), "1 to 2147483647", "choose another context");
   }
   if (options.threads < 0 || options.threads > 1024) {
-    refuse(Status::request, "threads", std::to_string(options.threads), "0 (all cores) to 1024", "choose another number");
+    refuse(Status::request, "threads", std::to_string(options.threads), "0 (all cores) to 1024",
+           "choose another number");
   }
   if (options.chunk < 1 || options.chunk > 65536) {
     refuse(Status::request, "prefill chunk", std::to_string(options.chunk), "1 to 65536", "choose another number");

@@ -10,11 +10,11 @@
 namespace farthing {
 
 struct OrtOptions {
-  std::string onnxruntime;   // path of libonnxruntime.so; empty = FARTHING_ORT or the system's
-  std::string ops_library;   // path of libfarthing_ops.so; empty = graphs run by their bodies
-  int threads = 0;           // 0 = all cores
-  std::int64_t capacity = 0; // cache slots
-  std::int64_t chunk = 256;  // most rows of one pass
+  std::string onnxruntime;    // path of libonnxruntime.so; empty = FARTHING_ORT or the system's
+  std::string ops_library;    // path of libfarthing_ops.so; empty = graphs run by their bodies
+  int threads = 0;            // 0 = all cores
+  std::int64_t capacity = 0;  // cache slots
+  std::int64_t chunk = 256;   // most rows of one pass
 };
 
 // Throws Error(environment, bundle, request).

@@ -111,7 +111,8 @@ std::int32_t Sampler::next(std::span<const float> logits, const SamplerOptions& 
   std::size_t kept = candidates_.size();
   if (o.top_k > 0 && static_cast<std::uint64_t>(o.top_k) < kept) {
     kept = static_cast<std::size_t>(o.top_k);
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(kept), candidates_.end(), before);
+    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(kept), candidates_.end(),
+                      before);
   } else {
     std::sort(candidates_.begin(), candidates_.end(), before);
   }

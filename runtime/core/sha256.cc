@@ -38,7 +38,8 @@ std::string sha256_of(const std::filesystem::path& path) {
   if (!file) refuse(Status::bundle, path.string(), "unreadable", "a readable file", "check its permissions");
   std::vector<char> piece(1 << 20);
   Sha256 digest;
-  while (const std::size_t got = std::fread(piece.data(), 1, piece.size(), file.get())) digest.update(piece.data(), got);
+  while (const std::size_t got = std::fread(piece.data(), 1, piece.size(), file.get()))
+    digest.update(piece.data(), got);
   if (std::ferror(file.get())) refuse(Status::bundle, path.string(), "unreadable", "a readable file", "check the disk");
   return digest.hex();
 }

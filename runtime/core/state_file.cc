@@ -31,7 +31,8 @@ using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
 File open(const std::filesystem::path& path, const char* mode) {
   File file(std::fopen(path.c_str(), mode), &std::fclose);
-  if (!file) refuse(Status::request, path.string(), std::strerror(errno), "a file that can be opened", "check the path");
+  if (!file)
+    refuse(Status::request, path.string(), std::strerror(errno), "a file that can be opened", "check the path");
   return file;
 }
 
@@ -144,7 +145,8 @@ void Engine::load_state(const std::filesystem::path& path) {
            "0 to " + std::to_string(capacity()), "open the bundle with a longer context");
   }
   const auto length = static_cast<std::size_t>(header.length), row = static_cast<std::size_t>(bundle_.head_dim);
-  const std::size_t caches = static_cast<std::size_t>(2 * bundle_.layers * bundle_.kv_heads) * length * row * sizeof(float);
+  const std::size_t caches =
+      static_cast<std::size_t>(2 * bundle_.layers * bundle_.kv_heads) * length * row * sizeof(float);
   const std::uintmax_t body = sizeof header + length * sizeof(std::int32_t) + caches;
   if (const auto size = std::filesystem::file_size(path); size != body + kDigest) {
     refuse(Status::bundle, "size of " + path.string(), std::to_string(size) + " bytes",

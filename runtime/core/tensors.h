@@ -15,6 +15,6 @@ inline const std::string kPastK = "past_k.";         // + layer: float32 [B,Hkv,
 inline const std::string kPastV = "past_v.";
 inline const std::string kPresentK = "present_k.";
 inline const std::string kPresentV = "present_v.";
-inline const std::string kDecoder = "decoder";       // name of the graph
+inline const std::string kDecoder = "decoder";  // name of the graph
 
 }  // namespace farthing::tensors

@@ -10,7 +10,8 @@ namespace farthing {
 TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop)
     : decoder_(tokenizer), stop_(std::move(stop)) {
   for (const std::string& text : stop_) {
-    if (text.empty()) farthing::refuse(Status::request, "stop string", "empty", "at least one character", "leave it out");
+    if (text.empty())
+      farthing::refuse(Status::request, "stop string", "empty", "at least one character", "leave it out");
   }
 }
 

@@ -27,10 +27,10 @@ extern "C" {
 
 typedef enum farthing_status {
   FARTHING_OK = 0,
-  FARTHING_INTERNAL = 1,    /* a defect of ours, or of ONNX Runtime */
-  FARTHING_REQUEST = 2,     /* impossible request: empty prompt, id out of range, context too short */
-  FARTHING_BUNDLE = 4,      /* damaged, edited or future bundle or state file */
-  FARTHING_ENVIRONMENT = 6  /* a library is missing or too old */
+  FARTHING_INTERNAL = 1,   /* a defect of ours, or of ONNX Runtime */
+  FARTHING_REQUEST = 2,    /* impossible request: empty prompt, id out of range, context too short */
+  FARTHING_BUNDLE = 4,     /* damaged, edited or future bundle or state file */
+  FARTHING_ENVIRONMENT = 6 /* a library is missing or too old */
 } farthing_status;
 
 typedef struct farthing_engine farthing_engine;
@@ -41,29 +41,30 @@ FARTHING_API const char* farthing_last_error(void);
 FARTHING_API const char* farthing_version(void);
 
 typedef struct farthing_options {
-  size_t size;              /* sizeof(farthing_options) */
-  int32_t threads;          /* 0 = all cores */
-  int32_t skip_hashes;      /* 1 = do not check SHA-256 of the files when opening */
-  int64_t context;          /* cache slots; 0 = min(max_positions, 2048) */
-  int64_t chunk;            /* rows of one prefill pass; 0 = 256 */
-  const char* onnxruntime;  /* libonnxruntime.so; NULL = FARTHING_ORT or the system's */
-  const char* ops_library;  /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
+  size_t size;             /* sizeof(farthing_options) */
+  int32_t threads;         /* 0 = all cores */
+  int32_t skip_hashes;     /* 1 = do not check SHA-256 of the files when opening */
+  int64_t context;         /* cache slots; 0 = min(max_positions, 2048) */
+  int64_t chunk;           /* rows of one prefill pass; 0 = 256 */
+  const char* onnxruntime; /* libonnxruntime.so; NULL = FARTHING_ORT or the system's */
+  const char* ops_library; /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
 } farthing_options;
 #define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL}
 
 /* Opens a bundle. options may be NULL. On failure *engine is NULL. */
-FARTHING_API farthing_status farthing_open(const char* bundle, const farthing_options* options, farthing_engine** engine);
+FARTHING_API farthing_status farthing_open(const char* bundle, const farthing_options* options,
+                                           farthing_engine** engine);
 FARTHING_API void farthing_close(farthing_engine* engine); /* NULL is fine */
 
-FARTHING_API int64_t farthing_context(const farthing_engine* engine);    /* cache slots */
+FARTHING_API int64_t farthing_context(const farthing_engine* engine); /* cache slots */
 FARTHING_API int64_t farthing_vocab_size(const farthing_engine* engine);
-FARTHING_API int64_t farthing_length(const farthing_engine* engine);     /* tokens in the cache */
+FARTHING_API int64_t farthing_length(const farthing_engine* engine); /* tokens in the cache */
 
 /* Text to ids. parse_special: 1 = special tokens written in the text are tokens. Writes at most `capacity` ids and sets *count
  * to the number there are; call with capacity 0 to learn it. FARTHING_BUNDLE when the bundle has no tokenizer, or one that only
  * the Python interface implements. */
-FARTHING_API farthing_status farthing_encode(farthing_engine* engine, const char* text, int32_t parse_special, int32_t* ids,
-                                             size_t capacity, size_t* count);
+FARTHING_API farthing_status farthing_encode(farthing_engine* engine, const char* text, int32_t parse_special,
+                                             int32_t* ids, size_t capacity, size_t* count);
 /* Ids to UTF-8. Writes at most capacity - 1 bytes and a zero; *bytes is the length there is. */
 FARTHING_API farthing_status farthing_decode(farthing_engine* engine, const int32_t* ids, size_t count, char* text,
                                              size_t capacity, size_t* bytes);
@@ -76,10 +77,10 @@ FARTHING_API farthing_status farthing_rewind(farthing_engine* engine, int64_t le
 typedef struct farthing_generation {
   size_t size; /* sizeof(farthing_generation) */
   int64_t max_new_tokens;
-  double temperature; /* 0 = greedy */
-  int64_t top_k;      /* 0 = off */
-  double top_p;       /* 1 = off */
-  double min_p;       /* 0 = off */
+  double temperature;        /* 0 = greedy */
+  int64_t top_k;             /* 0 = off */
+  double top_p;              /* 1 = off */
+  double min_p;              /* 0 = off */
   double repetition_penalty; /* 1 = off */
   uint64_t seed;             /* same seed, same tokens, here and in Python */
   const int32_t* stop_ids;   /* besides the bundle's own end-of-text ids */
@@ -121,8 +122,8 @@ FARTHING_API farthing_status farthing_generate(farthing_engine* engine, const in
                                                const farthing_generation* how, farthing_on_token on_token, void* user,
                                                farthing_result* result);
 FARTHING_API farthing_status farthing_generate_text(farthing_engine* engine, const char* prompt,
-                                                    const farthing_generation* how, farthing_on_text on_text, void* user,
-                                                    farthing_result* result);
+                                                    const farthing_generation* how, farthing_on_text on_text,
+                                                    void* user, farthing_result* result);
 /* Ends a running generation after its current pass; from any thread. */
 FARTHING_API void farthing_cancel(farthing_engine* engine);
 

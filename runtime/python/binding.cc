@@ -76,7 +76,8 @@ struct PyEngine {
   bool kernels;
 };
 
-nb::dict generate(PyEngine& self, const std::vector<std::int32_t>& prompt, const nb::dict& options, nb::object on_token) {
+nb::dict generate(PyEngine& self, const std::vector<std::int32_t>& prompt, const nb::dict& options,
+                  nb::object on_token) {
   const farthing::GenerateOptions how = options_of(options);
   std::function<bool(std::int32_t)> callback;
   if (!on_token.is_none()) {
@@ -125,14 +126,15 @@ NB_MODULE(_core, module) {
             const nb::gil_scoped_release released;
             new (self) PyEngine{Engine(path, o), !ops_library.empty()};
           },
-          "bundle_path"_a, "threads"_a = 0, "context"_a = 0, "onnxruntime"_a = "", "ops_library"_a = "", "hashes"_a = true,
-          "chunk"_a = 256)
+          "bundle_path"_a, "threads"_a = 0, "context"_a = 0, "onnxruntime"_a = "", "ops_library"_a = "",
+          "hashes"_a = true, "chunk"_a = 256)
       .def_prop_ro("capacity", [](const PyEngine& self) { return self.engine.capacity(); })
       .def_prop_ro("vocab_size", [](const PyEngine& self) { return self.engine.bundle().vocab_size; })
       .def_prop_ro("length", [](const PyEngine& self) { return self.engine.tokens().size(); })
       .def_prop_ro("tokens", [](const PyEngine& self) { return self.engine.tokens(); })
       .def("reset", [](PyEngine& self) { self.engine.reset(); })
-      .def("rewind", [](PyEngine& self, std::int64_t length) { self.engine.rewind(length); }, "length"_a)
+      .def(
+          "rewind", [](PyEngine& self, std::int64_t length) { self.engine.rewind(length); }, "length"_a)
       .def(
           "prefill",
           [](PyEngine& self, const std::vector<std::int32_t>& ids) {
@@ -144,7 +146,9 @@ NB_MODULE(_core, module) {
       .def("generate", &generate, "prompt_ids"_a, "options"_a, "on_token"_a = nb::none())
       .def("cancel", [](PyEngine& self) { self.engine.cancel(); })
       .def(
-          "save_state", [](PyEngine& self, const std::filesystem::path& path) { self.engine.save_state(path); }, "path"_a)
+          "save_state", [](PyEngine& self, const std::filesystem::path& path) { self.engine.save_state(path); },
+          "path"_a)
       .def(
-          "load_state", [](PyEngine& self, const std::filesystem::path& path) { self.engine.load_state(path); }, "path"_a);
+          "load_state", [](PyEngine& self, const std::filesystem::path& path) { self.engine.load_state(path); },
+          "path"_a);
 }
