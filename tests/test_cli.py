@@ -308,7 +308,9 @@ def test_run_without_tokenizer() -> None:
 def test_interrupt_ends_with_130() -> None:
     """Ctrl-C between two tokens."""
     arguments = ["run", engines.bundle(), "--prompt-ids", IDS, "--max-new-tokens", 500, "--ignore-eos"]
-    code = "import sys, time; from farthing.runtime import api\n"
+    # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+    code = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from farthing.runtime import api\n"
     code += "old = api.Runtime.generate\n"
     code += "def slow(self, *a, **k):\n    k['on_token'] = lambda i: (print('token', file=sys.stderr, flush=True), time.sleep(0.05)) and None\n"
     code += "    return old(self, *a, **k)\n"

@@ -55,7 +55,9 @@ def test_real_ctrl_c(tmp_path: Path) -> None:
     """SIGINT to a process that is writing: it ends, and its staging folder is gone."""
     checkpoint = tiny.write_hf(tmp_path / "hf", num_hidden_layers=40, hidden_size=192, intermediate_size=512)
     before = everything(tmp_path)
-    code = "import sys; from farthing.export import export; export('decoder', sys.argv[1], sys.argv[2])"
+    # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from farthing.export import export; export('decoder', sys.argv[1], sys.argv[2])"
     process = subprocess.Popen(
         [sys.executable, "-c", code, checkpoint, tmp_path / "out"], stderr=subprocess.PIPE, text=True
     )

@@ -17,11 +17,11 @@ def convert(model, out, precision):
         )
     export = [tool, "export", "decoder", "--checkpoint", model, "--out"]
     if precision in ("fp32", "fp16"):
-        subprocess.run([*export, out, "--dtype", precision], check=True)
+        subprocess.run([*export, out, "--dtype", {"fp32": "float32", "fp16": "float16"}[precision]], check=True)
         return
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         full = Path(folder) / "fp32"
-        subprocess.run([*export, full, "--dtype", "fp32"], check=True)
+        subprocess.run([*export, full], check=True)
         subprocess.run([tool, "quantize", full, "--weights", precision, "--out", out], check=True)
 
 

@@ -89,7 +89,17 @@ def open_bundle(path: str | Path, *, hashes: bool = True) -> Bundle:
     root = Path(path)
     manifest = _read_manifest(root)
     for relative, entry in manifest["files"].items():
-        _check_file(root, relative, entry, hashes)
+        try:
+            _check_file(root, relative, entry, hashes)
+        except OSError as error:
+            raise BundleError(
+                found_wanted(
+                    f"file {relative[:80]!r} of {root}",
+                    f"not readable ({error.strerror})",
+                    "a readable file",
+                    "check permissions and names, or copy the bundle again",
+                )
+            ) from error
     for relative in _referred(manifest):
         if relative not in manifest["files"]:
             raise BundleError(
@@ -146,7 +156,7 @@ def _read_manifest(root: Path) -> dict[str, Any]:
                 else "export the bundle again",
             )
         )
-    validator = jsonschema.Draft202012Validator(schema())
+    validator = _validator()(schema())
     problem = jsonschema.exceptions.best_match(validator.iter_errors(manifest))
     if problem is not None:
         field = "/".join(str(p) for p in problem.absolute_path) or "(top level)"
@@ -159,6 +169,18 @@ def _read_manifest(root: Path) -> dict[str, Any]:
             )
         )
     return manifest
+
+
+@cache
+def _validator() -> Any:
+    """JSON schema takes 3.0 for an integer; a count written so is none of ours, and the C++ core refuses it too."""
+    import jsonschema
+
+    base = jsonschema.Draft202012Validator
+    checker = base.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return jsonschema.validators.extend(base, type_checker=checker)
 
 
 def _check_file(root: Path, relative: str, entry: dict[str, Any], hashes: bool) -> None:

@@ -96,10 +96,12 @@ std::int32_t Sampler::next(std::span<const float> logits, const SamplerOptions& 
     logits = penalised_;
   }
   const std::int32_t top = argmax(logits);
-  if (o.temperature == 0) return top;
+  if (o.temperature == 0 || std::isinf(logits[static_cast<std::size_t>(top)])) return top;
 
   const double peak = static_cast<double>(logits[static_cast<std::size_t>(top)]) / o.temperature;
-  const double floor = peak + std::log(std::max(kNegligible, o.min_p * (1 - 1e-9)));
+  // What min_p drops can be left out before sorting, unless top_p has to count it first.
+  const double least = o.top_p < 1 ? kNegligible : std::max(kNegligible, o.min_p * (1 - 1e-9));
+  const double floor = peak + std::log(least);
   candidates_.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
     const double logit = static_cast<double>(logits[i]) / o.temperature;
@@ -126,9 +128,10 @@ std::int32_t Sampler::next(std::span<const float> logits, const SamplerOptions& 
     std::size_t n = 0;
     while (n < kept && mass < o.top_p * total) mass += candidates_[n++].logit;
     kept = std::max<std::size_t>(n, 1);
-    total = mass;
   }
-  while (kept > 1 && candidates_[kept - 1].logit < o.min_p) total -= candidates_[--kept].logit;
+  while (kept > 1 && candidates_[kept - 1].logit < o.min_p) --kept;
+  total = 0;  // added up anew, in the order of the draw: a difference would round otherwise than runtime/sampling.py
+  for (std::size_t i = 0; i < kept; ++i) total += candidates_[i].logit;
   const double target = uniform(o.seed, step) * total;
   double running = 0;
   for (std::size_t i = 0; i < kept; ++i) {
