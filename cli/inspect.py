@@ -130,7 +130,7 @@ def _text(report: dict[str, Any]) -> str:
         *(
             f"    {memory[part] / 2**20:>10.1f} MiB  {what}"
             for part, what in (
-                ("weights", "weights, mapped from the files"),
+                ("weights", "weights"),
                 ("kv", f"key/value cache, {memory['kv'] // memory['context']:,} bytes a token"),
                 ("margin", "margin for onnxruntime, tokenizer and scratch"),
                 ("total", "in all"),

@@ -1,12 +1,10 @@
-// The dot-product form of GEMM: the weight is read in its own order, so nothing is packed and nothing is copied.
+// Outer-product GEMM over packed panels: for every k one line of 16 weights is multiplied into the rows' accumulators.
 //
-// Every output has one vector accumulator. Two shapes of tile share the work:
-// - Up to 3 rows: one weight row at a time. That walks the weight in one straight line, which is what the hardware prefetcher
-//   follows best (measured on a Zen 4 core, k = 576..2048, one row: 22..27 GB/s, where tiles of 2 to 8 columns reach 8..16).
-// - More rows: 6x4 (AVX-512) or 3x4 tiles. Per k-step 24 FMAs (24 cycles) against 10 loads (5 cycles), or 12 FMAs (6 cycles)
-//   against 7 loads (3.5): bound by the FMA units. The first strip fetches ahead in software along the line its four columns
-//   cover together (20 GB/s where the hardware alone gives 14); later strips find the block in L2.
-// The reduction at the end costs about 8 instructions an output, 5..10 % of the tile at k = 576.
+// A panel is one straight line through memory, read once for up to kMaxRows rows; that is what decoding and verification
+// need, since both wait for the weights. Arithmetic for AVX-512 on a Zen 4 core (117 GFLOP/s, about 30 GB/s from memory):
+// a line of 64 bytes costs R cycles for R rows and arrives every 8 cycles, so up to 8 rows a pass is as long as for one.
+// Measured there, SmolLM2's layers (425 MB of weights), one thread: 1 row 13.6 ms, 4 rows 15.1, 8 rows 15.9, 16 rows 30.3,
+// 64 rows 122 (111 GFLOP/s). Dot products over the unpacked weight took 15.6, 24.1, 37.6, 41, 140.
 #include "kernel.h"
 
 #include <algorithm>
@@ -17,98 +15,104 @@ namespace farthing {
 namespace FARTHING_ISA {
 namespace {
 
-constexpr std::size_t kStreamRows = 3;
+constexpr std::size_t kVecs = kLinearPanel / kLanes;
 #if defined(__AVX512F__)
-constexpr std::size_t kTileRows = 6;  // 6*4 accumulators + 4 weights + 1 activation <= 32 registers
+constexpr std::size_t kMaxRows = 16;  // 16 accumulators + 1 line of weights; activations are memory operands
+#elif defined(__AVX2__) || defined(__aarch64__)
+constexpr std::size_t kMaxRows =
+    6;  // AVX2: 6*2 accumulators + 2 of weights + 1 activation <= 16; NEON: 6*4 + 4 + 1 <= 32
 #else
-constexpr std::size_t kTileRows = 3;  // 3*4 accumulators + 1 weight + 3 activations <= 16 registers (32 on NEON)
+constexpr std::size_t kMaxRows = 2;  // 2*4 accumulators + 4 of weights + 1 activation <= 16
 #endif
-constexpr std::size_t kTileCols = 4;
 
-// A block of weight rows stays in L2 while all activations pass over it: 256 KiB of the usual 512 KiB and more.
-constexpr std::size_t kBlockBytes = 256 << 10;
+// Panels of about this many bytes are one task: some microseconds, so that threads share the work evenly.
+constexpr std::size_t kTaskBytes = 256 << 10;
 
-// How far the first strip fetches ahead, in bytes; a multiple of a page, since the hardware stops at every 4 KiB page.
-constexpr std::size_t kAhead = 8192;
+// How a pass fetches ahead, found by measurement. One row: the hardware alone is best. Few rows: into L1, a page ahead. Many
+// rows: the arithmetic of a line takes longer, fewer loads are in flight, and L1 has too few of them; L2 has more.
+constexpr std::size_t kFewRows = 5, kNearBytes = 4096, kFarBytes = 32768;
 
-template <std::size_t kRows, std::size_t kCols, bool kPrefetch, class Weight>
-inline void tile(const LinearArgs& a, const Weight* weight, std::size_t row, std::size_t col) {
-  const float* x[kRows];
-  const Weight* w[kCols];
-  for (std::size_t i = 0; i < kRows; ++i) x[i] = a.x + (row + i) * a.k;
-  for (std::size_t j = 0; j < kCols; ++j) w[j] = weight + (col + j) * a.k;
-  Vec acc[kRows][kCols] = {};
-  const std::size_t whole = a.k - a.k % kLanes;
-  for (std::size_t p = 0; p < whole; p += kLanes) {
-    Vec wv[kCols];
-    for (std::size_t j = 0; j < kCols; ++j) {
-      if constexpr (kPrefetch) {
-        __builtin_prefetch(reinterpret_cast<const char*>(w[0] + kCols * p + j * kLanes) + kAhead, 0, 3);
-      }
-      wv[j] = load(w[j] + p);
-    }
-    for (std::size_t i = 0; i < kRows; ++i) {
-      const Vec xv = load(x[i] + p);
-      for (std::size_t j = 0; j < kCols; ++j) acc[i][j] += xv * wv[j];
-    }
-  }
-  if (whole < a.k) {
-    for (std::size_t j = 0; j < kCols; ++j) {
-      const Vec wv = load_head(w[j] + whole, a.k - whole);
-      for (std::size_t i = 0; i < kRows; ++i) acc[i][j] += load_head(x[i] + whole, a.k - whole) * wv;
-    }
-  }
-  for (std::size_t i = 0; i < kRows; ++i) {
-    for (std::size_t j = 0; j < kCols; ++j) {
-      const float total = sum(acc[i][j]);
-      a.y[(row + i) * a.n + col + j] = a.bias ? total + a.bias[col + j] : total;
-    }
+template <std::size_t kRows, class Weight>
+inline void fetch_ahead(const Weight* w) {
+  const char* line = reinterpret_cast<const char*>(w);
+  if constexpr (kRows > kFewRows) {
+    __builtin_prefetch(line + kFarBytes, 0, 2);
+  } else if constexpr (kRows > 1) {
+    __builtin_prefetch(line + kNearBytes, 0, 3);
   }
 }
 
-// kRows activations against the weight rows [begin, end).
-template <std::size_t kRows, bool kFirst, class Weight>
-inline void strip(const LinearArgs& a, const Weight* weight, std::size_t row, std::size_t begin, std::size_t end) {
-  std::size_t col = begin;
-  if constexpr (!kFirst || kRows > kStreamRows) {
-    for (; col + kTileCols <= end; col += kTileCols) tile<kRows, kTileCols, kFirst>(a, weight, row, col);
+// kRows rows of x against one panel. Rows are addressed in threes (base, base + k, base + 2k), which are addressing modes of
+// x86, so that 16 rows need 6 pointers.
+template <std::size_t kRows, class Weight>
+inline void panel(const float* x, const Weight* w, std::size_t k, Vec (&acc)[kRows][kVecs]) {
+  constexpr std::size_t kBases = (kRows + 2) / 3;
+  const float* base[kBases];
+  for (std::size_t g = 0; g < kBases; ++g) base[g] = x + g * 3 * k;
+  Vec total[kRows][kVecs] = {};
+  for (std::size_t p = 0; p < k; ++p) {
+    fetch_ahead<kRows>(w);
+    Vec line[kVecs];
+    for (std::size_t v = 0; v < kVecs; ++v) line[v] = load(w + v * kLanes);
+    w += kLinearPanel;
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const Vec one = splat(base[r / 3][r % 3 * k]);
+      for (std::size_t v = 0; v < kVecs; ++v) total[r][v] += one * line[v];
+    }
+    for (std::size_t g = 0; g < kBases; ++g) ++base[g];
   }
-  for (; col < end; ++col) tile<kRows, 1, false>(a, weight, row, col);
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t v = 0; v < kVecs; ++v) acc[r][v] = total[r][v];
+  }
 }
 
-// A strip of exactly `rows` <= kMost rows.
-template <std::size_t kMost, bool kFirst, class Weight>
-inline void strip_of(const LinearArgs& a, const Weight* weight, std::size_t row, std::size_t rows, std::size_t begin,
-                     std::size_t end) {
+// Adds the bias and writes `columns` <= 16 outputs of a row.
+inline void finish(const Vec (&acc)[kVecs], const float* bias, float* y, std::size_t columns) {
+  if (columns == kLinearPanel) {
+    for (std::size_t v = 0; v < kVecs; ++v) store(y + v * kLanes, bias ? acc[v] + load(bias + v * kLanes) : acc[v]);
+    return;
+  }
+  float lanes[kLinearPanel];
+  for (std::size_t v = 0; v < kVecs; ++v) store(lanes + v * kLanes, acc[v]);
+  for (std::size_t c = 0; c < columns; ++c) y[c] = bias ? lanes[c] + bias[c] : lanes[c];
+}
+
+// A strip of exactly `rows` <= kMost rows against the panel that begins at output `col`.
+template <std::size_t kMost, class Weight>
+inline void strip(const LinearArgs& a, const Weight* w, std::size_t row, std::size_t rows, std::size_t col) {
   if constexpr (kMost > 0) {
-    if (rows == kMost) {
-      strip<kMost, kFirst>(a, weight, row, begin, end);
-    } else {
-      strip_of<kMost - 1, kFirst>(a, weight, row, rows, begin, end);
+    if (rows != kMost) return strip<kMost - 1>(a, w, row, rows, col);
+    Vec acc[kMost][kVecs];
+    panel<kMost>(a.x + row * a.k, w, a.k, acc);
+    const std::size_t columns = std::min(kLinearPanel, a.n - col);
+    for (std::size_t r = 0; r < kMost; ++r) {
+      finish(acc[r], a.bias ? a.bias + col : nullptr, a.y + (row + r) * a.n + col, columns);
     }
   }
 }
 
+// Panels [begin, end). All rows pass over a panel while it is in the caches, in strips of nearly equal height.
 template <class Weight>
-void block(const LinearArgs& a, std::size_t begin, std::size_t end) {
-  const auto* weight = static_cast<const Weight*>(a.weight);
-  std::size_t row = std::min(a.rows, kTileRows);
-  strip_of<kTileRows, true>(a, weight, 0, row, begin, end);
-  for (; row + kTileRows <= a.rows; row += kTileRows) strip<kTileRows, false>(a, weight, row, begin, end);
-  strip_of<kTileRows - 1, false>(a, weight, row, a.rows - row, begin, end);
+void panels(const LinearArgs& a, std::size_t begin, std::size_t end) {
+  const std::size_t strips = (a.rows + kMaxRows - 1) / kMaxRows;
+  for (std::size_t i = begin; i < end; ++i) {
+    const Weight* w = static_cast<const Weight*>(a.panels) + i * kLinearPanel * a.k;
+    for (std::size_t s = 0; s < strips; ++s) {
+      const std::size_t row = a.rows * s / strips, next = a.rows * (s + 1) / strips;
+      strip<kMaxRows>(a, w, row, next - row, i * kLinearPanel);
+    }
+  }
 }
 
 }  // namespace
 
 void linear(const LinearArgs& args, const Parallel& parallel) {
-  const std::size_t element = args.half ? sizeof(std::uint16_t) : sizeof(float);
-  const std::size_t fitting = kBlockBytes / std::max<std::size_t>(args.k * element, 1);
-  // At least a tile, at most what fits, and a multiple of the tile so that only the last block has a ragged edge.
-  const std::size_t cols = std::max(kTileCols, std::min<std::size_t>(fitting, 256) / kTileCols * kTileCols);
-  const std::size_t blocks = (args.n + cols - 1) / cols;
-  parallel(blocks, [&](std::size_t i) {
-    const std::size_t begin = i * cols, end = std::min(begin + cols, args.n);
-    args.half ? block<std::uint16_t>(args, begin, end) : block<float>(args, begin, end);
+  const std::size_t count = linear_panels(args.n);
+  const std::size_t per_task =
+      std::max<std::size_t>(kTaskBytes / std::max<std::size_t>(linear_panel_bytes(args.k, args.half), 1), 1);
+  parallel((count + per_task - 1) / per_task, [&](std::size_t task) {
+    const std::size_t begin = task * per_task, end = std::min(begin + per_task, count);
+    args.half ? panels<std::uint16_t>(args, begin, end) : panels<float>(args, begin, end);
   });
 }
 

@@ -11,6 +11,23 @@ void check(OrtStatus* status) {
   throw Ort::Exception(std::string(message), code);
 }
 
+View view_of(const OrtValue* value) {
+  View view;
+  if (value == nullptr) return view;
+  const OrtApi& api = Ort::GetApi();
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api.GetTensorTypeAndShape(value, &info));
+  check(api.GetTensorElementType(info, &view.type));
+  check(api.GetDimensionsCount(info, &view.rank));
+  if (view.rank <= kMaxRank) check(api.GetDimensions(info, view.dims.data(), view.rank));
+  api.ReleaseTensorTypeAndShapeInfo(info);
+  if (view.rank > kMaxRank) throw Ort::Exception("rank of an input is above 8", ORT_INVALID_ARGUMENT);
+  void* data = nullptr;
+  check(api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  view.data = data;
+  return view;
+}
+
 }  // namespace
 
 std::size_t View::elements() const {
@@ -27,24 +44,21 @@ std::string View::shape() const {
 
 View input(OrtKernelContext* context, std::size_t index) {
   const OrtApi& api = Ort::GetApi();
-  View view;
   std::size_t count = 0;
   check(api.KernelContext_GetInputCount(context, &count));
-  if (index >= count) return view;
   const OrtValue* value = nullptr;
-  check(api.KernelContext_GetInput(context, index, &value));
-  if (value == nullptr) return view;
-  OrtTensorTypeAndShapeInfo* info = nullptr;
-  check(api.GetTensorTypeAndShape(value, &info));
-  check(api.GetTensorElementType(info, &view.type));
-  check(api.GetDimensionsCount(info, &view.rank));
-  if (view.rank <= kMaxRank) check(api.GetDimensions(info, view.dims.data(), view.rank));
-  api.ReleaseTensorTypeAndShapeInfo(info);
-  if (view.rank > kMaxRank) throw Ort::Exception("rank of an input is above 8", ORT_INVALID_ARGUMENT);
-  void* data = nullptr;
-  check(api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-  view.data = data;
-  return view;
+  if (index < count) check(api.KernelContext_GetInput(context, index, &value));
+  return view_of(value);
+}
+
+View constant_input(const OrtKernelInfo* info, std::size_t index) {
+  const OrtApi& api = Ort::GetApi();
+  std::size_t count = 0;
+  check(api.KernelInfo_GetInputCount(info, &count));
+  const OrtValue* value = nullptr;
+  int constant = 0;
+  if (index < count) check(api.KernelInfoGetConstantInput_tensor(info, index, &constant, &value));
+  return constant ? view_of(value) : View{};
 }
 
 void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> dims) {

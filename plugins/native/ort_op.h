@@ -42,6 +42,9 @@ struct View {
 // Input `index`; a View without data when it is absent. Throws Ort::Exception.
 View input(OrtKernelContext* context, std::size_t index);
 
+// Input `index` at the making of a kernel, when it is an initialiser that cannot change; else a View without data.
+View constant_input(const OrtKernelInfo* info, std::size_t index);
+
 // Allocates output `index` with these dimensions and returns its data (a bound buffer, if the caller bound one).
 void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> dims);
 
