@@ -36,6 +36,26 @@ def _head_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.T
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon) * weight
 
 
+def rules(attributes: Mapping[str, Any]) -> None:
+    """Raise ValueError for heads that do not divide and windows below 0."""
+    heads, kv_heads, window = (int(attributes[n]) for n in ("num_heads", "kv_num_heads", "window"))
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
+        raise ValueError(
+            f"CachedAttention: num_heads / kv_num_heads is {heads} / {kv_heads}, expected a whole number; export again"
+        )
+    if window < 0:
+        raise ValueError(f"CachedAttention: window is {window}, expected 0 or more; export again")
+
+
+def _check_rotary(cos: torch.Tensor, dim: int, rotary_dim: int) -> None:
+    half = rotary_dim // 2 if rotary_dim else cos.shape[-1]
+    if cos.shape[-1] != half or 2 * half > dim:
+        shape = ",".join(map(str, cos.shape))
+        raise ValueError(
+            f"CachedAttention: cos is [{shape}], expected [B,S,{half}] and 2*{half} <= {dim}; check positions and rotary_dim"
+        )
+
+
 def reference(
     qkv: torch.Tensor,
     cos: torch.Tensor,
@@ -50,6 +70,7 @@ def reference(
     kv_num_heads: int,
     scale: float,
     window: int = 0,
+    rotary_dim: int = 0,
     epsilon: float = 1e-6,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(y [B,S,H*dh], present_k, present_v [B,Hkv,C,dh]); shapes of the inputs as in ``OPERATOR``. Pure: copies the cache."""
@@ -57,6 +78,7 @@ def reference(
 
     batch, rows, _ = qkv.shape
     capacity, dim = past_k.shape[2], past_k.shape[3]
+    _check_rotary(cos, dim, rotary_dim)
     packed = qkv.view(batch, rows, num_heads + 2 * kv_num_heads, dim).transpose(1, 2)
     q, k, v = packed.split([num_heads, kv_num_heads, kv_num_heads], dim=1)
     if q_norm is not None:
@@ -69,7 +91,8 @@ def reference(
         start = int(past_len[b])
         if start < 0 or start + rows > capacity:
             raise ValueError(
-                f"last cache slot is {start + rows - 1}, expected below {capacity}; give the cache more capacity"
+                f"CachedAttention: past_len + rows is {start} + {rows}, expected 0 to {capacity}; "
+                "open the bundle with a longer context"
             )
         present_k[b, :, start : start + rows] = k[b]
         present_v[b, :, start : start + rows] = v[b]
@@ -137,8 +160,8 @@ OPERATOR = Operator(
     doc="Rotary embedding, in-place cache write and causal grouped-query attention; cost follows the length, not the capacity.",
     inputs=(
         Port("qkv", ("B", "S", "(H+2*Hkv)*dh"), _F32, "queries, keys, values side by side, heads inside"),
-        Port("cos", ("B", "S", "rotary/2"), _F32, "cosine of the rotary angles of each row"),
-        Port("sin", ("B", "S", "rotary/2"), _F32, "sine of the same"),
+        Port("cos", ("B", "S", "half"), _F32, "cosine of the rotary angles of each row"),
+        Port("sin", ("B", "S", "half"), _F32, "sine of the same"),
         Port("past_k", ("B", "Hkv", "C", "dh"), _F32, "key cache, rotated; C is the capacity"),
         Port("past_v", ("B", "Hkv", "C", "dh"), _F32, "value cache"),
         Port("past_len", ("B",), ("int64",), "filled slots; row i is written to slot past_len + i"),
@@ -147,8 +170,8 @@ OPERATOR = Operator(
     ),
     outputs=(
         Port("y", ("B", "S", "H*dh"), _F32, "attention output, heads side by side"),
-        Port("present_k", ("B", "Hkv", "C", "dh"), _F32, "key cache after the write; bind it to past_k's buffer"),
-        Port("present_v", ("B", "Hkv", "C", "dh"), _F32, "value cache after the write; bind it to past_v's buffer"),
+        Port("present_k", ("B", "Hkv", "C", "dh"), _F32, "key cache after the write", alias="past_k"),
+        Port("present_v", ("B", "Hkv", "C", "dh"), _F32, "value cache after the write", alias="past_v"),
     ),
     attributes=(
         Attribute("num_heads", "int", "query heads H"),
@@ -166,4 +189,6 @@ OPERATOR = Operator(
     ),
     body=body,
     reference=reference,
+    symbols={"H": "num_heads", "Hkv": "kv_num_heads"},
+    rules=rules,
 )

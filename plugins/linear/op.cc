@@ -50,7 +50,7 @@ struct LinearKernel : ort::Kernel<LinearKernel> {
   void compute(OrtKernelContext* context) {
     const ort::View x = ort::input(context, 0), weight = ort::input(context, 1), bias = ort::input(context, 2);
     if (weight.type != ort::kFloat && weight.type != ort::kHalf) {
-      ort::refuse(kOp, "dtype of weight", std::to_string(weight.type), "float32 or float16", "cast the weight");
+      ort::refuse(kOp, "dtype of weight", ort::type_name(weight.type), "float32 or float16", "cast the weight");
     }
     if (weight.rank != 2) ort::refuse(kOp, "weight", weight.shape(), "[N,K]", "reshape the weight");
     if (x.rank == 0 || x.last() != weight.dim(1)) {

@@ -64,7 +64,11 @@ View constant_input(const OrtKernelInfo* info, std::size_t index) {
 void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> dims) {
   const OrtApi& api = Ort::GetApi();
   OrtValue* value = nullptr;
+  std::size_t count = 0;
+  check(api.KernelContext_GetOutputCount(context, &count));
+  if (index >= count) return nullptr;
   check(api.KernelContext_GetOutput(context, index, dims.data(), dims.size(), &value));
+  if (value == nullptr) return nullptr;
   void* data = nullptr;
   check(api.GetTensorMutableData(value, &data));
   return data;
@@ -87,6 +91,25 @@ void refuse(const char* op, const std::string& what, const std::string& found, c
 std::vector<OrtCustomOp*>& table() {
   static std::vector<OrtCustomOp*> ops;
   return ops;
+}
+
+const char* type_name(ONNXTensorElementDataType type) {
+  switch (type) {
+    case kFloat:
+      return "float32";
+    case kHalf:
+      return "float16";
+    case kInt8:
+      return "int8";
+    case kInt32:
+      return "int32";
+    case kInt64:
+      return "int64";
+    case kBool:
+      return "bool";
+    default:
+      return "another type";
+  }
 }
 
 std::int64_t int_attribute(const OrtKernelInfo* info, const char* name) {
@@ -112,6 +135,23 @@ std::int64_t int_attribute(const OrtKernelInfo* info, const char* name, std::int
 float float_attribute(const OrtKernelInfo* info, const char* name, float fallback) {
   try {
     return float_attribute(info, name);
+  } catch (const Ort::Exception&) {
+    return fallback;
+  }
+}
+
+std::string string_attribute(const OrtKernelInfo* info, const char* name) {
+  std::size_t size = 0;
+  check(Ort::GetApi().KernelInfoGetAttribute_string(info, name, nullptr, &size));
+  std::string value(size, '\0');
+  check(Ort::GetApi().KernelInfoGetAttribute_string(info, name, value.data(), &size));
+  value.resize(size ? size - 1 : 0);  // ONNX Runtime counts and writes the closing zero
+  return value;
+}
+
+std::string string_attribute(const OrtKernelInfo* info, const char* name, const std::string& fallback) {
+  try {
+    return string_attribute(info, name);
   } catch (const Ort::Exception&) {
     return fallback;
   }

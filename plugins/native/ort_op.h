@@ -45,7 +45,8 @@ View input(OrtKernelContext* context, std::size_t index);
 // Input `index` at the making of a kernel, when it is an initialiser that cannot change; else a View without data.
 View constant_input(const OrtKernelInfo* info, std::size_t index);
 
-// Allocates output `index` with these dimensions and returns its data (a bound buffer, if the caller bound one).
+// Allocates output `index` with these dimensions and returns its data (a bound buffer, if the caller bound one); null for an
+// optional output that nobody asked for.
 void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> dims);
 
 // ONNX Runtime's own threads for this call.
@@ -98,17 +99,33 @@ struct Op : Ort::CustomOpBase<Derived, TKernel, true> {
   }
   std::size_t GetOutputTypeCount() const { return Derived::kOutputs.size(); }
   ONNXTensorElementDataType GetOutputType(std::size_t i) const { return Derived::kOutputs[i]; }
+  // A description may say kRequiredOutputs; without it every output is required.
+  OrtCustomOpInputOutputCharacteristic GetOutputCharacteristic(std::size_t i) const {
+    if constexpr (requires { Derived::kRequiredOutputs; }) {
+      return i < Derived::kRequiredOutputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+    } else {
+      return INPUT_OUTPUT_REQUIRED;
+    }
+  }
 };
 
 inline constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 inline constexpr auto kHalf = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+inline constexpr auto kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+inline constexpr auto kInt32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+inline constexpr auto kBool = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;  // one byte an element
 inline constexpr auto kInt64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 inline constexpr auto kAny = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // checked by the kernel
+
+// "float16" and the like, for messages.
+const char* type_name(ONNXTensorElementDataType type);
 
 // Attributes by name; throws when missing.
 std::int64_t int_attribute(const OrtKernelInfo* info, const char* name);
 float float_attribute(const OrtKernelInfo* info, const char* name);
 std::int64_t int_attribute(const OrtKernelInfo* info, const char* name, std::int64_t fallback);
 float float_attribute(const OrtKernelInfo* info, const char* name, float fallback);
+std::string string_attribute(const OrtKernelInfo* info, const char* name);
+std::string string_attribute(const OrtKernelInfo* info, const char* name, const std::string& fallback);
 
 }  // namespace farthing::ort

@@ -32,7 +32,7 @@ def body(attributes: Any, present: Any) -> Any:
 OPERATOR = Operator(
     name="SwiGLU",
     doc="silu(gate) * up over one tensor that holds both halves, as the fused gate/up linear writes it.",
-    inputs=(Port("gate_up", ("...", "2F"), ("float32",), "gate in the first half, up in the second"),),
+    inputs=(Port("gate_up", ("...", "2*F"), ("float32",), "gate in the first half, up in the second"),),
     outputs=(Port("y", ("...", "F"), ("float32",), "the activation"),),
     attributes=(),
     cost="about 20*rows*F FLOP (one exp each); 12*rows*F bytes",

@@ -1,0 +1,88 @@
+"""Rows of the parity table for ``CachedAttention``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..case import Case, floats
+
+SHAPES = (
+    # batch, rows, heads, kv_heads, dim, capacity, past lengths
+    (1, 1, 9, 3, 64, 200, [130]),
+    (1, 1, 4, 4, 8, 16, [0]),
+    (2, 3, 4, 2, 8, 16, [5, 9]),
+    (1, 70, 6, 2, 16, 300, [60]),
+    (1, 16, 2, 1, 20, 16, [0]),
+    (1, 5, 8, 1, 128, 70, [63]),
+    (3, 1, 3, 1, 10, 65, [0, 63, 64]),
+    (1, 4, 2, 2, 80, 130, [126]),
+)
+
+
+def _inputs(
+    rng: np.random.Generator, batch: int, rows: int, heads: int, kv_heads: int, dim: int, capacity: int, past: list[int]
+) -> list[np.ndarray | None]:
+    angles = rng.uniform(-3, 3, (batch, rows, dim // 2))
+    return [
+        floats(rng, batch, rows, (heads + 2 * kv_heads) * dim),
+        np.cos(angles).astype(np.float32),
+        np.sin(angles).astype(np.float32),
+        floats(rng, batch, kv_heads, capacity, dim),
+        floats(rng, batch, kv_heads, capacity, dim),
+        np.array(past, np.int64),
+    ]
+
+
+def _attributes(heads: int, kv_heads: int, dim: int, window: int) -> dict[str, Any]:
+    return {
+        "num_heads": heads,
+        "kv_num_heads": kv_heads,
+        "scale": dim**-0.5,
+        "window": window,
+        "rotary_dim": 0,
+        "epsilon": 1e-6,
+    }
+
+
+def cases() -> Iterator[Case]:
+    """Head sizes that are no multiple of a vector, a full cache, windows shorter than a tile; then what must be refused."""
+    rng = np.random.default_rng(4)
+    for batch, rows, heads, kv_heads, dim, capacity, past in SHAPES:
+        for window in (0, 1, 7, 70):
+            for normed in (False, True):
+                inputs = _inputs(rng, batch, rows, heads, kv_heads, dim, capacity, past)
+                if normed:
+                    inputs += [floats(rng, dim), floats(rng, dim)]
+                name = f"b{batch}s{rows}h{heads}k{kv_heads}d{dim}w{window}{'n' if normed else ''}"
+                yield Case("CachedAttention", name, inputs, _attributes(heads, kv_heads, dim, window))
+    yield from refused(rng)
+
+
+def refused(rng: np.random.Generator) -> Iterator[Case]:
+    """Lengths beyond the cache, heads that do not divide, tensors that do not fit each other."""
+
+    def bad(name: str, change: int, to: Any, text: str, stage: str = "shapes", **attributes: int) -> Case:
+        inputs = _inputs(rng, 1, 2, 4, 2, 8, 16, [3])
+        if change >= 0:
+            inputs[change] = to
+        return Case(
+            "CachedAttention",
+            f"bad-{name}",
+            inputs,
+            {**_attributes(4, 2, 8, 0), **attributes},
+            refuses=text,
+            stage=stage,
+        )
+
+    yield bad("full", 5, np.array([15], np.int64), "past_len + rows is 15 + 2", "values")
+    yield bad("negative", 5, np.array([-1], np.int64), "past_len + rows is -1 + 2", "values")
+    yield bad("heads", -1, None, "num_heads / kv_num_heads is 3 / 2", "attributes", num_heads=3)
+    yield bad("window", -1, None, "window is -1", "attributes", window=-1)
+    yield bad("width", 0, floats(rng, 1, 2, 56), "qkv is [1,2,56]")
+    yield bad("cos", -1, None, "cos is [1,2,4]", rotary_dim=6)
+    yield bad("sin", 2, floats(rng, 1, 1, 4), "sin is [1,1,4]")
+    yield bad("values", 4, floats(rng, 1, 2, 15, 8), "past_v is [1,2,15,8]")
+    yield bad("lengths", 5, np.array([3, 3], np.int64), "past_len is [2]")

@@ -1,0 +1,69 @@
+"""A graph of one node, as the faces in ONNX Runtime and TensorRT get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import DOMAIN, DOMAIN_VERSION, operator
+from ..case import Case
+from ..contract import IR_VERSION, OPSET
+from .face import output_dtypes
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def elem_type(dtype: str) -> int:
+    """ONNX's number of a numpy dtype."""
+    from onnx import helper
+
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def model(
+    case: Case,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    function: Any = None,
+    dynamic: bool = False,
+) -> onnx.ModelProto:
+    """The case as a model. ``shapes``: of the outputs, where known.
+
+    ``function``: None for the operator's own body, False for none at all (then only a kernel can run the node), or another
+    FunctionProto. ``dynamic``: every size of an input is a symbol of its own.
+    """
+    from onnx import helper
+
+    contract = operator(case.operator)
+    given = [*case.inputs, *[None] * (len(contract.inputs) - len(case.inputs))]
+    names = [p.name if a is not None else "" for p, a in zip(contract.inputs, given, strict=True)]
+    while names and not names[-1]:
+        names.pop()
+    outputs = [p.name if case.outputs is None or p.name in case.outputs else "" for p in contract.outputs]
+    while outputs and not outputs[-1]:
+        outputs.pop()
+    # Not with_defaults, which refuses bad attributes: here the face itself has to.
+    attributes = {a.name: a.default for a in contract.attributes if a.default is not None} | dict(case.attributes)
+    if function is None:
+        function = contract.body(attributes, [a is not None for a in given])
+    info = helper.make_tensor_value_info
+    types = output_dtypes(case)
+
+    def sizes(name: str, array: np.ndarray) -> list[Any]:
+        return [f"{name}_{i}" for i in range(array.ndim)] if dynamic else list(array.shape)
+
+    graph = helper.make_graph(
+        [helper.make_node(case.operator, names, outputs, name="node", domain=DOMAIN, **attributes)],
+        "case",
+        [info(n, elem_type(str(a.dtype)), sizes(n, a)) for n, a in zip(names, given, strict=False) if a is not None],
+        [info(n, elem_type(types[n]), list(shapes[n]) if shapes and not dynamic else None) for n in outputs if n],
+    )
+    return helper.make_model(
+        graph,
+        functions=[function] if function else [],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
+        ir_version=IR_VERSION,
+    )
