@@ -49,7 +49,7 @@ def session(weight: np.ndarray, folder: Path | None = None, *, constant: bool = 
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(1, 70),
-    k=st.integers(1, 50),
+    k=st.one_of(st.integers(1, 50), st.sampled_from([512, 1024])),
     rows=st.integers(1, 40),
     dtype=st.sampled_from([np.float32, np.float16]),
     seed=st.integers(0, 99),
@@ -63,7 +63,7 @@ def test_rows_do_not_know_of_each_other(n: int, k: int, rows: int, dtype: type, 
     apart = np.concatenate([packed.run(None, {"x": row[None]})[0] for row in x])
     assert np.array_equal(together, apart)
     assert np.array_equal(together, session(weight, constant=False).run(None, {"x": x, "w": weight})[0])
-    np.testing.assert_allclose(together, x @ weight.astype(np.float32).T, atol=1e-4)
+    np.testing.assert_allclose(together, x @ weight.astype(np.float32).T, atol=5e-4)
 
 
 def test_mapped_weights_are_given_back_unharmed(tmp_path: Path) -> None:
