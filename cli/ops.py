@@ -80,7 +80,7 @@ def check_command(names: Sequence[str], face_names: Sequence[str], as_json: bool
 def _print(cells: list[Cell]) -> None:
     """The matrix, then every reason and every failure."""
     columns = list(dict.fromkeys(cell.face for cell in cells))
-    rows = list(dict.fromkeys(cell.operator for cell in cells))
+    rows = sorted({cell.operator for cell in cells})
     by_place = {(cell.operator, cell.face): cell for cell in cells}
     widths = [max(len(face), 11) for face in columns]
     first = max(len(name) for name in rows)

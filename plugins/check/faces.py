@@ -7,8 +7,9 @@ from .face import Face
 
 def faces() -> dict[str, Face]:
     """A fresh object per face, by name. Importing them costs little: torch, onnx and onnxruntime are loaded when used."""
+    from .cuda_harness import CudaHarness
     from .onnxruntime_faces import Body, CpuKernel
     from .reference import Reference
 
-    columns: tuple[Face, ...] = (Reference(), Body(), CpuKernel())
+    columns: tuple[Face, ...] = (Reference(), Body(), CpuKernel(), CudaHarness())
     return {face.name: face for face in columns}
