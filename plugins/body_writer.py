@@ -40,6 +40,10 @@ class BodyWriter:
         """A constant int64 scalar."""
         return self.node("Constant", [], value=helper.make_tensor("", TensorProto.INT64, [], [value]))
 
+    def real(self, value: float) -> str:
+        """A constant float32 scalar."""
+        return self.node("Constant", [], value=helper.make_tensor("", TensorProto.FLOAT, [], [value]))
+
     def function(
         self, inputs: Sequence[str], outputs: Sequence[str], attributes: Sequence[str] = ()
     ) -> onnx.FunctionProto:
