@@ -31,7 +31,7 @@ def check_attributes(attributes: Mapping[str, Any], group: object, quota: object
         refuse("order", repr(order), " or ".join(ORDERS), "choose one of them")
     if not 0.0 <= lam <= 1.0:  # also catches NaN
         refuse("lam", lam, "0 to 1", "1 is importance alone, 0 diversity alone")
-    if not (0.0 < epsilon and math.isfinite(epsilon)):
+    if not (epsilon > 0.0 and math.isfinite(epsilon)):
         refuse("epsilon", epsilon, "above 0 and finite", "use 1e-6")
     if quota is not None and quota is not False and (group is None or group is False):
         refuse("group", "absent", "present where quota is", "say which group each token is in, or drop quota")
