@@ -28,7 +28,16 @@ def run(path: Path, feeds: dict, library: Path | None = None) -> list[np.ndarray
 
 @pytest.mark.parametrize(
     ("tokens", "ratio", "kept"),
-    [(576, 0.75, 144), (576, 0.0, 576), (5, 0.5, 2), (7, 0.5, 4), (3, 0.9, 1), (576, 0.999, 1), (10, 1, 0), (0, 0.5, 0)],
+    [
+        (576, 0.75, 144),
+        (576, 0.0, 576),
+        (5, 0.5, 2),
+        (7, 0.5, 4),
+        (3, 0.9, 1),
+        (576, 0.999, 1),
+        (10, 1, 0),
+        (0, 0.5, 0),
+    ],
 )
 def test_keep_count_rounds_halves_to_even(tokens: int, ratio: float, kept: int) -> None:
     assert tr.keep_count(tokens, ratio) == kept
@@ -36,7 +45,9 @@ def test_keep_count_rounds_halves_to_even(tokens: int, ratio: float, kept: int) 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan"), True, "0.5", None])
 def test_keep_count_refuses_what_is_no_ratio(ratio: object) -> None:
-    with pytest.raises(RequestError, match=r"ratio of dropped tokens is .*, expected a number from 0 to 1; 0 keeps all"):
+    with pytest.raises(
+        RequestError, match=r"ratio of dropped tokens is .*, expected a number from 0 to 1; 0 keeps all"
+    ):
         tr.keep_count(576, ratio)
 
 

@@ -40,7 +40,9 @@ def keep_buckets(token_counts: Sequence[int], ratio: float) -> tuple[int, ...]:
     """
     kept = sorted({keep_count(tokens, ratio) for tokens in token_counts})
     if not kept or kept[0] < 1:
-        raise RequestError(found_wanted("tokens kept", kept or "none", "1 or more", "lower the ratio or give token counts"))
+        raise RequestError(
+            found_wanted("tokens kept", kept or "none", "1 or more", "lower the ratio or give token counts")
+        )
     return tuple(kept)
 
 
@@ -104,10 +106,14 @@ def add_selection(
     """
     if tokens is not None and selection.k > tokens:
         raise RequestError(
-            found_wanted("k", selection.k, f"1 to {tokens}, the number of tokens", "keep fewer tokens, or leave the node out")
+            found_wanted(
+                "k", selection.k, f"1 to {tokens}, the number of tokens", "keep fewer tokens, or leave the node out"
+            )
         )
     if quota and not group:
-        raise RequestError(found_wanted("group", "absent", "present where quota is", "say which group each token is in"))
+        raise RequestError(
+            found_wanted("group", "absent", "present where quota is", "say which group each token is in")
+        )
     index, picks = f"{prefix}.index", f"{prefix}.picks"
     inputs = [scores, features or embeds, group, quota]
     while not inputs[-1]:
@@ -163,7 +169,9 @@ def add_linear_scorer(
         ("k_proj.bias", k_bias, (hidden,)),
     ):
         if array.shape != wanted:
-            raise RequestError(found_wanted(f"shape of {name}", array.shape, f"{wanted}", "check the scorer's checkpoint"))
+            raise RequestError(
+                found_wanted(f"shape of {name}", array.shape, f"{wanted}", "check the scorer's checkpoint")
+            )
     for name, array in (("q_weight", q_weight), ("k_weight_t", k_weight.T), ("q_bias", q_bias), ("k_bias", k_bias)):
         writer.weight(f"{output}.{name}", array.shape, "float32", [np.ascontiguousarray(array, np.float32)])
     writer.constant(f"{output}.scale", np.float32(1.0 / math.sqrt(hidden)))
@@ -180,7 +188,9 @@ def add_linear_scorer(
     direction = add("MatMul", [key, f"{output}.q_weight"], "direction")  # [B,1,D]
     column = add("Transpose", [direction], "column", perm=[0, 2, 1])  # type: ignore[arg-type]
     products = add("Squeeze", [add("MatMul", [features, column], "products"), f"{output}.last"], "product")
-    offset = add("ReduceSum", [add("Mul", [key, f"{output}.q_bias"], "offsets"), f"{output}.last"], "offset", keepdims=0)
+    offset = add(
+        "ReduceSum", [add("Mul", [key, f"{output}.q_bias"], "offsets"), f"{output}.last"], "offset", keepdims=0
+    )
     writer.node("Add", [products, offset], [output])
 
 
@@ -190,7 +200,14 @@ def pool_sizes(grid: int) -> tuple[int, ...]:
 
 
 def add_pooling(
-    writer: GraphWriter, features: str, output: str, *, grid: tuple[int, int], pool: int, width: int, dtype: str = "float32"
+    writer: GraphWriter,
+    features: str,
+    output: str,
+    *,
+    grid: tuple[int, int],
+    pool: int,
+    width: int,
+    dtype: str = "float32",
 ) -> None:
     """Means over ``pool`` x ``pool`` squares: features [n, gh*gw, width] -> output [n, gh*gw/pool^2, width], row by row.
 
@@ -201,7 +218,9 @@ def add_pooling(
     if pool < 1 or high % pool or wide % pool:
         both = math.gcd(high, wide)
         valid = ", ".join(str(p) for p in range(1, both + 1) if both % p == 0)
-        raise RequestError(found_wanted("pool", pool, f"one of {valid} for a grid of {high} x {wide}", "choose one of them"))
+        raise RequestError(
+            found_wanted("pool", pool, f"one of {valid} for a grid of {high} x {wide}", "choose one of them")
+        )
     if pool == 1:
         writer.node("Identity", [features], [output])
         return
