@@ -6,7 +6,6 @@ them and times body and kernel. numpy only, like `case`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +23,8 @@ class Bench:
         flops: multiplications and additions that the result needs at least (a fused multiply-add is 2).
         bytes: what must at least be read and written, if nothing is in a cache.
         attributes: of the node.
-        constants: names of inputs that are initializers of the graph, as weights are.
-        shared: output -> the input whose buffer it is bound to, as the runtime does with a KV cache.
+        constants: names of inputs that are initializers of the graph, as weights are. Outputs that have an alias in the contract
+            are bound to that input's buffer, as the runtime does with a KV cache.
         least: how many times faster than the body the kernel must be; the benchmark fails below.
         note: said under the table.
     """
@@ -37,7 +36,6 @@ class Bench:
     bytes: float
     attributes: dict[str, Any] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
-    shared: Mapping[str, str] = field(default_factory=dict)
     least: float = 1.0
     note: str = ""
 

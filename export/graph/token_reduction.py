@@ -129,7 +129,7 @@ def add_selection(
         epsilon=selection.epsilon,
     )
     made = {"index": index, "picks": picks, "embeds": f"{prefix}.embeds"}
-    writer.constant(f"{prefix}.last", np.int64([-1]))
+    writer.constant(f"{prefix}.last", np.array([-1], np.int64))
     writer.node("Unsqueeze", [index, f"{prefix}.last"], [f"{prefix}.rows"])
     writer.node("GatherND", [embeds, f"{prefix}.rows"], [made["embeds"]], batch_dims=1)
     for name, plane in (planes or {}).items():
@@ -140,7 +140,7 @@ def add_selection(
         spread = index
         if position_rows:
             spread = f"{prefix}.index_rows"
-            writer.constant(f"{prefix}.position_rows", np.int64([position_rows, 1, 1]))
+            writer.constant(f"{prefix}.position_rows", np.array([position_rows, 1, 1], np.int64))
             writer.node("Expand", [index, f"{prefix}.position_rows"], [spread])
         writer.node("GatherElements", [positions, spread], [made["positions"]], axis=-1)
     return made
@@ -174,9 +174,9 @@ def add_linear_scorer(
             )
     for name, array in (("q_weight", q_weight), ("k_weight_t", k_weight.T), ("q_bias", q_bias), ("k_bias", k_bias)):
         writer.weight(f"{output}.{name}", array.shape, "float32", [np.ascontiguousarray(array, np.float32)])
-    writer.constant(f"{output}.scale", np.float32(1.0 / math.sqrt(hidden)))
+    writer.constant(f"{output}.scale", np.array(1.0 / math.sqrt(hidden), np.float32))
     for name, axes in (("tokens", [1]), ("last", [-1])):
-        writer.constant(f"{output}.{name}", np.int64(axes))
+        writer.constant(f"{output}.{name}", np.array(axes, np.int64))
 
     def add(op: str, inputs: Sequence[str], result: str, **attributes: int) -> str:
         writer.node(op, inputs, [f"{output}.{result}"], **attributes)
@@ -231,14 +231,14 @@ def add_pooling(
     mean = f"{output}.mean" if half else output
     rows, columns = high // pool, wide // pool
     if rows * columns == 1:
-        writer.constant(f"{output}.tokens", np.int64([1]))
+        writer.constant(f"{output}.tokens", np.array([1], np.int64))
         writer.node("ReduceMean", [features, f"{output}.tokens"], [mean], keepdims=1)
     else:
         # Rows of a square first, then columns: the first pass adds long contiguous lines, the second has little left.
-        writer.constant(f"{output}.squares", np.int64([-1, rows, pool, columns, pool, width]))
-        writer.constant(f"{output}.flat", np.int64([-1, rows * columns, width]))
-        writer.constant(f"{output}.down", np.int64([2]))
-        writer.constant(f"{output}.across", np.int64([3]))
+        writer.constant(f"{output}.squares", np.array([-1, rows, pool, columns, pool, width], np.int64))
+        writer.constant(f"{output}.flat", np.array([-1, rows * columns, width], np.int64))
+        writer.constant(f"{output}.down", np.array([2], np.int64))
+        writer.constant(f"{output}.across", np.array([3], np.int64))
         writer.node("Reshape", [features, f"{output}.squares"], [f"{output}.grid"])
         writer.node("ReduceMean", [f"{output}.grid", f"{output}.down"], [f"{output}.lines"], keepdims=0)
         writer.node("ReduceMean", [f"{output}.lines", f"{output}.across"], [f"{output}.points"], keepdims=0)

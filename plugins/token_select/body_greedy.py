@@ -107,10 +107,10 @@ def _importance(t: Tokens, mode: str, epsilon: float) -> str:
             member = w.node("And", [t.members("group"), w.node("Unsqueeze", [valid, w.ints(2)])])
             spread = w.node("Where", [member, w.node("Unsqueeze", ["scores", w.ints(2)]), outside])
             each = w.node(reduce, [spread, w.ints(1)], keepdims=0)  # [B,G]
-            bounds.append(w.node("GatherElements", [each, t.own], axis=1))
+            bounds.append(str(w.node("GatherElements", [each, t.own], axis=1)))
         else:
             spread = w.node("Where", [valid, "scores", outside])
-            bounds.append(w.node(reduce, [spread, w.ints(1)], keepdims=1))
+            bounds.append(str(w.node(reduce, [spread, w.ints(1)], keepdims=1)))
     none = w.node("Greater", bounds)  # no finite score at all
     low, high = (w.node("Where", [none, w.real(0.0), bound]) for bound in bounds)
     clean = w.node("Where", [w.node("IsNaN", ["scores"]), low, "scores"])

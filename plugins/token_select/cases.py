@@ -7,6 +7,7 @@ by MARGIN or is tied bit for bit. Rounding differs between faces by some 1e-7, s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from ..case import Case, floats
 
 MARGIN = 1e-5
 _EXACT = "indices are compared exactly, and rounding the features may change which is best"
+
+
+def _reals(values: list[Any]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def _ints(values: list[Any]) -> np.ndarray:
+    return np.array(values, np.int64)
 
 
 def unit(feats: np.ndarray) -> np.ndarray:
@@ -50,7 +59,7 @@ def random_row(seed: int, tokens: int, width: int, k: int, mode: str) -> tuple[n
 
 
 def _case(name: str, inputs: list[np.ndarray], **attributes: object) -> Case:
-    return Case("TokenSelect", name, inputs, attributes, half_tolerance=None, half_reason=_EXACT)
+    return Case("TokenSelect", name, [*inputs], attributes, half_tolerance=None, half_reason=_EXACT)
 
 
 def _shapes() -> Iterator[Case]:
@@ -77,7 +86,7 @@ def _shapes() -> Iterator[Case]:
 def _ties() -> Iterator[Case]:
     # Half-unit features: norms are 2 and similarities multiples of a quarter, exact in every face. Many are equal.
     rng = np.random.default_rng(5)
-    feats = rng.choice(np.float32([-1, 1]), (1, 30, 4))
+    feats = rng.choice(_reals([-1, 1]), (1, 30, 4))
     few = rng.integers(0, 3, (1, 30)).astype(np.float32)
     for mode in ("topk", "mmr", "sads"):
         yield _case(f"{mode}-ties", [few, feats], k=14, mode=mode)
@@ -131,16 +140,16 @@ def _groups() -> Iterator[Case]:
             ("quota-empty-group", [4, 0, 3, 2, 5, 0], 12),
             ("quota-group-beyond", [4, 5], 13),
         ]:
-            yield _case(f"{mode}-{name}", [*data, group, np.int64([quota])], k=k, mode=mode)
+            yield _case(f"{mode}-{name}", [*data, group, _ints([quota])], k=k, mode=mode)
         both = [np.concatenate([a, a[:, ::-1]]) for a in (*data, group)]
-        yield _case(f"{mode}-quota-by-row", [*both, np.int64([[4, 3, 2], [2, 2, 5]])], k=11, mode=mode, order="score")
+        yield _case(f"{mode}-quota-by-row", [*both, _ints([[4, 3, 2], [2, 2, 5]])], k=11, mode=mode, order="score")
 
 
 def _refused() -> Iterator[Case]:
     rng = np.random.default_rng(7)
     scores, feats, group = floats(rng, 1, 6), floats(rng, 1, 6, 3), np.zeros((1, 6), np.int64)
-    good = {"k": 2, "mode": "mmr"}
-    for name, attributes, says in [
+    good: dict[str, Any] = {"k": 2, "mode": "mmr"}
+    attributes: list[tuple[str, dict[str, Any], str]] = [
         ("k-zero", {"k": 0}, "k is 0, expected 1 or more"),
         ("k-negative", {"k": -4}, "k is -4, expected 1 or more"),
         ("mode-unknown", {"mode": "best"}, "mode is 'best', expected"),
@@ -148,15 +157,16 @@ def _refused() -> Iterator[Case]:
         ("lam-above-1", {"lam": 1.5}, "expected 0 to 1"),
         ("lam-nan", {"lam": float("nan")}, "expected 0 to 1"),
         ("epsilon-zero", {"epsilon": 0.0}, "expected above 0"),
-    ]:
-        yield Case("TokenSelect", name, [scores, feats], {**good, **attributes}, refuses=says, stage="attributes")
+    ]
+    for name, change, says in attributes:
+        yield Case("TokenSelect", name, [scores, feats], {**good, **change}, refuses=says, stage="attributes")
     for name, inputs, says in [
         ("k-above-tokens", [scores[:, :1], feats[:, :1]], "k"),
         ("scores-rank", [scores[0], feats], "scores"),
         ("feats-rank", [scores, feats[0]], "feats"),
         ("feats-tokens", [scores, feats[:, :5]], "feats"),
         ("group-shape", [scores, feats, group[:, :4]], "group"),
-        ("quota-rows", [scores, feats, group, np.int64([[1], [1]])], "quota"),
+        ("quota-rows", [scores, feats, group, _ints([[1], [1]])], "quota"),
     ]:
         yield Case("TokenSelect", name, inputs, good, refuses=says)
 

@@ -1,27 +1,15 @@
 // ONNX Runtime face of farthing::TokenSelect.
 #include <algorithm>
 #include <cmath>
-#include <memory>
 
 #include "../native/ort_op.h"
+#include "../native/scratch.h"
 #include "kernel.h"
 
 namespace farthing {
 namespace {
 
 constexpr const char* kOp = "TokenSelect";
-
-// Memory that only grows, one for each calling thread: no allocation once the largest call has been seen.
-std::byte* scratch(std::size_t bytes) {
-  thread_local std::unique_ptr<std::byte[]> block;
-  thread_local std::size_t size = 0;
-  if (size < bytes + 64) {
-    block.reset();
-    block.reset(new std::byte[bytes + 64]);
-    size = bytes + 64;
-  }
-  return block.get() + (64 - reinterpret_cast<std::uintptr_t>(block.get()) % 64) % 64;
-}
 
 SelectMode mode_of(const std::string& name) {
   if (name == "topk") return SelectMode::topk;
@@ -62,17 +50,21 @@ struct TokenSelectKernel : ort::Kernel<TokenSelectKernel> {
     auto* picks = static_cast<std::int64_t*>(ort::output(context, 1, dims));
     static const auto kernel = FARTHING_SELECT(token_select);
     static const auto bytes = FARTHING_SELECT(token_select_scratch);
-    std::byte* memory = scratch(bytes(n, dim, groups, keep, mode));
+    // The picks need a place even when nobody asks for them.
+    const std::size_t needed = (bytes(n, dim, groups, keep, mode) + 63) / 64 * 64;
+    std::byte* memory = scratch<TokenSelectKernel>(needed + (picks ? 0 : keep * sizeof(std::int64_t)));
     const bool half = feats.type == ort::kHalf;
     for (std::size_t b = 0; b < batch; ++b) {
+      std::int64_t* chosen = picks ? picks + b * keep : reinterpret_cast<std::int64_t*>(memory + needed);
       kernel({scores.as<float>() + b * n, feats.as<std::byte>() + b * n * dim * (half ? 2 : 4), half,
               group.data ? group.as<std::int64_t>() + b * n : nullptr,
               quota.data ? quota.as<std::int64_t>() + b * groups : nullptr, picks + b * keep, n, dim, groups, keep,
               mode, lam, epsilon, memory},
              ort::threads(context));
+      if (index == nullptr) continue;
+      std::copy_n(chosen, keep, index + b * keep);
+      if (by_position) std::sort(index + b * keep, index + (b + 1) * keep);
     }
-    std::copy_n(picks, batch * keep, index);
-    for (std::size_t b = 0; by_position && b < batch; ++b) std::sort(index + b * keep, index + (b + 1) * keep);
   }
 
   void check(const ort::View& scores, const ort::View& feats, const ort::View& group, const ort::View& quota) const {
@@ -82,7 +74,7 @@ struct TokenSelectKernel : ort::Kernel<TokenSelectKernel> {
       ort::refuse(kOp, "feats", feats.shape(), "[" + rows + ",D]", "give one row of features a score");
     }
     if (feats.type != ort::kFloat && feats.type != ort::kHalf) {
-      ort::refuse(kOp, "dtype of feats", std::to_string(feats.type), "float32 or float16", "cast the features");
+      ort::refuse(kOp, "dtype of feats", ort::type_name(feats.type), "float32 or float16", "cast the features");
     }
     if (group.data && (group.rank != 2 || group.dim(0) != scores.dim(0) || group.dim(1) != scores.dim(1))) {
       ort::refuse(kOp, "group", group.shape(), "int64 [" + rows + "]", "give one group a token");

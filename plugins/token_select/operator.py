@@ -12,6 +12,7 @@ from __future__ import annotations
 from ..contract import Attribute, Operator, Port
 from .body import body
 from .reference import reference
+from .rules import MODES, ORDERS
 
 OPERATOR = Operator(
     name="TokenSelect",
@@ -48,8 +49,8 @@ OPERATOR = Operator(
     ),
     attributes=(
         Attribute("k", "int", "tokens to keep, always kept ones included; 1 to N"),
-        Attribute("mode", "string", "topk, mmr or sads"),
-        Attribute("order", "string", "order of index: position or score", "position"),
+        Attribute("mode", "string", "how to choose", choices=MODES),
+        Attribute("order", "string", "order of index", "position", choices=ORDERS),
         Attribute("lam", "float", "weight of importance against diversity in mmr, 0 to 1", 0.5),
         Attribute("epsilon", "float", "added to max - min of the scores; 1e-6 in IDPruner, 1e-8 in ZOO-Prune", 1e-6),
     ),
@@ -63,4 +64,5 @@ OPERATOR = Operator(
     ),
     body=body,
     reference=reference,
+    symbols={"k": "k"},
 )
