@@ -1,6 +1,7 @@
 """farthing: compile token-efficient models to ONNX bundles and run them on small devices.
 
     farthing.export("decoder", CHECKPOINT, BUNDLE)      # needs farthing[export]
+    farthing.compile(BUNDLE, "tensorrt-rtx")            # engines; optional
     farthing.load(BUNDLE).generate("...").text          # needs neither torch nor onnx
 
 Importing farthing imports none of its parts; each comes with its first use.
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .export.compile import compile_bundle as compile
     from .runtime.api import Generation, Runtime, load
 
-__all__ = ["Generation", "Runtime", "__version__", "export", "load"]
+__all__ = ["Generation", "Runtime", "__version__", "compile", "export", "load"]
 
 _RUNTIME = ("Generation", "Runtime", "load")
 
@@ -26,6 +28,8 @@ _RUNTIME = ("Generation", "Runtime", "load")
 def __getattr__(name: str) -> Any:
     if name in _RUNTIME:
         return getattr(importlib.import_module(".runtime.api", __name__), name)
+    if name == "compile":
+        return importlib.import_module(".export.compile", __name__).compile_bundle
     if name == "export":
         return importlib.import_module(".export", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,6 +39,7 @@ COMMANDS = {
     "verify": "Check that a bundle computes what it should.",
     "inspect": "Show what is in a bundle and what it will need.",
     "quantize": "Make a bundle smaller.",
+    "compile": "Compile a bundle for a CPU, a Jetson or an RTX card.",
     "run": "Generate text from a prompt.",
     "chat": "Talk with a bundle.",
     "bench": "Measure speed and memory.",

