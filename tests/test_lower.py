@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import engines
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-import engines
 from farthing.calibration.quantize import Options, quantize
 from farthing.errors import BundleError, RequestError
 from farthing.export.lower import generation, lower, pin
@@ -115,7 +115,9 @@ def test_quantisation_that_tensorrt_refuses_is_refused_with_the_node_and_the_rem
 def test_what_layers_share_is_computed_once():
     model = pin(graph_of(engines.bundle("llama")), {"B": 1, "C": CAPACITY})
     lowered = lower(model, "10.3")
-    count = {op: sum(n.op_type == op for n in lowered.graph.node) for op in ("ScatterND", "Tile", "LessOrEqual", "Expand")}
+    count = {
+        op: sum(n.op_type == op for n in lowered.graph.node) for op in ("ScatterND", "Tile", "LessOrEqual", "Expand")
+    }
     assert count == {"ScatterND": 6, "Tile": 1, "LessOrEqual": 1, "Expand": 3}  # 3 layers; one mask, one set of indices
 
 
@@ -153,7 +155,10 @@ def _one(op: str, inputs: dict[str, list], outputs: list[str], **attributes) -> 
 @pytest.mark.parametrize(
     ("model", "words"),
     (
-        (_one("RotaryEmbedding", {"x": [1, 2, 3, 8], "c": [1, 3, 4], "s": [1, 3, 4]}, ["y"], interleaved=1), "interleaved"),
+        (
+            _one("RotaryEmbedding", {"x": [1, 2, 3, 8], "c": [1, 3, 4], "s": [1, 3, 4]}, ["y"], interleaved=1),
+            "interleaved",
+        ),
         (_one("RotaryEmbedding", {"x": [1, 3, 16], "c": [1, 3, 4], "s": [1, 3, 4]}, ["y"], num_heads=2), "rank"),
         (_one("Attention", {n: [1, 2, 3, 8] for n in "qkv"}, ["y"], is_causal=1), "is_causal"),
         (_one("Attention", {n: [1, 2, 3, 8] for n in ("q", "k", "v", "", "pk", "pv") if n}, ["y"]), "past_key"),

@@ -44,7 +44,10 @@ class Refused(Exception):
 def device_sm() -> int:
     """Compute capability of device 0 as a number, e.g. 87. Raises Refused where there is none. Asks the driver, not TensorRT."""
     name = os.environ.get("FARTHING_CUDA_DRIVER", "libcuda.so.1")
-    wanted, fix = "at least 1", "run this on the machine with the GPU (`farthing compile --plan` writes what to carry there)"
+    wanted, fix = (
+        "at least 1",
+        "run this on the machine with the GPU (`farthing compile --plan` writes what to carry there)",
+    )
     try:
         driver = ctypes.CDLL(name)
     except OSError as error:
@@ -96,7 +99,9 @@ def plugin_operators(library: Path) -> tuple[str, ...]:
     try:
         function = ctypes.CDLL(str(library)).farthing_plugin_operators
     except (OSError, AttributeError) as error:
-        raise Refused(f"plugin library {library} is not usable ({error}), expected one of farthing; build it again") from error
+        raise Refused(
+            f"plugin library {library} is not usable ({error}), expected one of farthing; build it again"
+        ) from error
     function.restype = ctypes.c_char_p
     return tuple(name for name in function().decode().split(",") if name)
 
@@ -116,15 +121,19 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def build(trt: Any, logger: Any, plan: dict[str, Any], graph: dict[str, Any], folder: Path, timing: Path | None) -> bytes:
+def build(
+    trt: Any, logger: Any, plan: dict[str, Any], graph: dict[str, Any], folder: Path, timing: Path | None
+) -> bytes:
     """One engine. Raises Refused with the offending node."""
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     first_line = len(logger.lines)
     if not parser.parse_from_file(str(folder / graph["file"])):
-        raise Refused(f"graph {graph['name']} is refused by the parser ({_parser_errors(parser)}), expected readable; "
-                      "compile with --trt set to this TensorRT's version")
+        raise Refused(
+            f"graph {graph['name']} is refused by the parser ({_parser_errors(parser)}), expected readable; "
+            "compile with --trt set to this TensorRT's version"
+        )
     check_warnings(graph["name"], logger.lines[first_line:])
     config = builder.create_builder_config()
     capabilities = plan.get("compute_capabilities") or []
@@ -148,7 +157,9 @@ def build(trt: Any, logger: Any, plan: dict[str, Any], graph: dict[str, Any], fo
     check_warnings(graph["name"], logger.lines[first_line:])
     if engine is None:
         lines = "; ".join(logger.lines[first_line:])[-1500:]
-        raise Refused(f"graph {graph['name']} is refused by the builder ({lines}), expected an engine; see docs/jetson.md")
+        raise Refused(
+            f"graph {graph['name']} is refused by the builder ({lines}), expected an engine; see docs/jetson.md"
+        )
     if timing is not None and hasattr(config, "get_timing_cache"):
         timing.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
@@ -191,16 +202,20 @@ def run(folder: Path, out: Path) -> dict[str, Any]:
     """Build everything in the plan. ``out`` appears whole or not at all."""
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     if plan.get("format") != "farthing-plan" or plan.get("format_version") != FORMAT_VERSION:
-        raise Refused(f"{folder / 'plan.json'} is of another kind or version, expected farthing-plan {FORMAT_VERSION}; "
-                      "write the plan and build with one farthing")
+        raise Refused(
+            f"{folder / 'plan.json'} is of another kind or version, expected farthing-plan {FORMAT_VERSION}; "
+            "write the plan and build with one farthing"
+        )
     sm = [device_sm()] if plan["needs_device"] else plan["compute_capabilities"]
     for relative, digest in plan["files"].items():
         if (found := _sha256(folder / relative)) != digest:
             raise Refused(f"sha256 of {folder / relative} is {found}, expected {digest}; carry the folder again")
     trt = load_tensorrt(plan["module"])
     if (wanted := plan.get("trt")) and not _same_generation(trt.__version__, wanted):
-        raise Refused(f"TensorRT here is {trt.__version__}, expected {wanted} as the plan was made for; plan again with "
-                      f"--trt {trt.__version__}")
+        raise Refused(
+            f"TensorRT here is {trt.__version__}, expected {wanted} as the plan was made for; plan again with "
+            f"--trt {trt.__version__}"
+        )
     logger = make_logger(trt)
     plugins = plan.get("plugins")
     if plugins:
@@ -223,12 +238,18 @@ def run(folder: Path, out: Path) -> dict[str, Any]:
             "file": path.name,
             "seconds": round(time.perf_counter() - begin, 3),
             "profiles": graph["profiles"],
+            "in_place": graph["in_place"],
         }
     index = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "target": plan["target"],
-        "key": {**plan["key"], "tensorrt": trt.__version__, "sm": sm, "plugin_abi": plugins["abi"] if plugins else None},
+        "key": {
+            **plan["key"],
+            "tensorrt": trt.__version__,
+            "sm": sm,
+            "plugin_abi": plugins["abi"] if plugins else None,
+        },
         "capacity": plan["capacity"],
         "graphs": graphs,
         "files": files,

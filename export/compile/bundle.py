@@ -43,7 +43,14 @@ def compile_bundle(
     source = open_bundle(bundle)
     root = Path(out) if out is not None else source.path / "compiled" / target
     if target == "cpu":
-        for name, given in (("sm", sm), ("trt", trt), ("plan", plan), ("plugins", plugins), ("dim", dims), ("tree", tree)):
+        for name, given in (
+            ("sm", sm),
+            ("trt", trt),
+            ("plan", plan),
+            ("plugins", plugins),
+            ("dim", dims),
+            ("tree", tree),
+        ):
             if given:
                 raise RequestError(found_wanted(f"--{name}", given, "absent for --target cpu", "leave it out"))
         from .cpu import compile_cpu
@@ -60,7 +67,9 @@ def compile_bundle(
     if target == "tensorrt-rtx":
         if plan is not None:
             raise RequestError(
-                found_wanted("--plan", plan, "absent for --target tensorrt-rtx", "it builds on any machine; leave it out")
+                found_wanted(
+                    "--plan", plan, "absent for --target tensorrt-rtx", "it builds on any machine; leave it out"
+                )
             )
         if plugins is not None:
             raise RequestError(
@@ -71,7 +80,9 @@ def compile_bundle(
         return compile_rtx(source, root, ranges, sm, trt)
     if sm:
         raise RequestError(
-            found_wanted("--sm", list(sm), "absent for --target tensorrt", "it builds for the device it runs on; leave it out")
+            found_wanted(
+                "--sm", list(sm), "absent for --target tensorrt", "it builds for the device it runs on; leave it out"
+            )
         )
     from .tensorrt import compile_tensorrt, plan_tensorrt
 

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import BundleError, found_wanted
 from ...runtime.bundle import Bundle
@@ -19,6 +19,9 @@ from ...runtime.bundle.read import sha256_of
 from ..lower import lower, pin
 from .build_engine import FORMAT_VERSION
 from .profiles import Ranges, profiles
+
+if TYPE_CHECKING:
+    import onnx
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
@@ -53,7 +56,7 @@ def write_plan(
         (folder / f"{name}.onnx").write_bytes(lowered.SerializeToString(deterministic=True))
         for relative in graph["data"]:
             _place(bundle.file(relative), folder / Path(relative).name, share)
-        entries.append({"name": name, "file": f"{name}.onnx", "profiles": steps})
+        entries.append({"name": name, "file": f"{name}.onnx", "profiles": steps, "in_place": _in_place(lowered)})
     needs_device = target == "tensorrt"
     if plugins is not None:
         shutil.copyfile(plugins, folder / plugins.name)
@@ -87,8 +90,18 @@ def build_key(bundle: Bundle, trt: str, ranges: Ranges, graphs: list[dict[str, A
         "generation": ".".join(map(str, generation(trt).first)),
         "capacity": ranges.capacity,
         "batch": ranges.batch,
-        "profiles": [[g["name"], [p["name"] for p in g["profiles"]], [p["shapes"] for p in g["profiles"]]] for g in graphs],
+        "profiles": [
+            [g["name"], [p["name"] for p in g["profiles"]], [p["shapes"] for p in g["profiles"]]] for g in graphs
+        ],
     }
+
+
+def _in_place(model: onnx.ModelProto) -> bool:
+    """Whether past and present may be one buffer: TensorScatter becomes TensorRT's KV-update layer and our plugin declares the alias,
+    but what ScatterND reads and writes must be two.
+    """
+    makers = {o: n.op_type for n in model.graph.node for o in n.output}
+    return all(makers.get(o.name) != "ScatterND" for o in model.graph.output)
 
 
 def trtexec(plan: Mapping[str, Any]) -> list[str]:
@@ -120,5 +133,7 @@ def _place(source: Path, target: Path, share: bool) -> None:
         shutil.copyfile(source, target)
     except OSError as error:
         raise BundleError(
-            found_wanted(f"copy of {source}", f"not written ({error})", "written", "free some space, or choose another --out")
+            found_wanted(
+                f"copy of {source}", f"not written ({error})", "written", "free some space, or choose another --out"
+            )
         ) from error

@@ -37,7 +37,9 @@ class Ranges:
                 raise RequestError(found_wanted(name, value, "1 or more", f"correct --{name}"))
         if self.chunk > self.capacity:
             raise RequestError(
-                found_wanted("chunk", self.chunk, f"at most the context, {self.capacity}", "correct --chunk or --context")
+                found_wanted(
+                    "chunk", self.chunk, f"at most the context, {self.capacity}", "correct --chunk or --context"
+                )
             )
         if list(self.tree) != sorted(set(self.tree)) or any(not 2 <= t <= self.capacity for t in self.tree):
             raise RequestError(
@@ -46,7 +48,9 @@ class Ranges:
         for symbol, (low, best, high) in (self.extra or {}).items():
             if not 0 < low <= best <= high:
                 raise RequestError(
-                    found_wanted(f"range of {symbol}", f"{low}:{best}:{high}", "smallest:usual:largest", "correct --dim")
+                    found_wanted(
+                        f"range of {symbol}", f"{low}:{best}:{high}", "smallest:usual:largest", "correct --dim"
+                    )
                 )
         return self
 

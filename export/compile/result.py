@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...runtime.bundle.compiled import open_compiled
+
 
 @dataclass(frozen=True)
 class CompileResult:
@@ -35,3 +37,21 @@ class CompileResult:
             "commands": list(self.commands),
             "notes": self.notes,
         }
+
+
+def engines_in(out: Path, *, cached: bool) -> CompileResult:
+    """The result in folder ``out``, checked. Raises BundleError."""
+    compiled = open_compiled(out)
+    index = compiled.index
+    graphs = {
+        name: {"file": g["file"], "bytes": index["files"][g["file"]]["bytes"], "seconds": g["seconds"]}
+        for name, g in index["graphs"].items()
+    }
+    return CompileResult(
+        path=out,
+        target=index["target"],
+        graphs=graphs,
+        cached=cached,
+        warnings=tuple(index["warnings"]),
+        notes=index["key"],
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,11 +13,11 @@ from pathlib import Path
 
 from ...errors import BundleError, MissingDependencyError, RequestError, found_wanted
 from ...runtime.bundle import Bundle
-from ...runtime.bundle.compiled import key_folder, open_compiled
+from ...runtime.bundle.compiled import key_folder
 from .plan import write_plan
 from .process import build_in_subprocess
 from .profiles import Ranges
-from .result import CompileResult
+from .result import CompileResult, engines_in
 
 CAPABILITIES = (75, 80, 86, 89, 120, 121)
 """What TensorRT-RTX 1.7 compiles for; it refuses 87, 90 and 110: no Jetson."""
@@ -41,7 +43,9 @@ def compile_rtx(
                     "--sm",
                     number,
                     f"some of {', '.join(map(str, CAPABILITIES))}",
-                    "TensorRT-RTX has no Jetson; use --target tensorrt there" if number in (72, 87, 101, 110) else "correct it",
+                    "TensorRT-RTX has no Jetson; use --target tensorrt there"
+                    if number in (72, 87, 101, 110)
+                    else "correct it",
                 )
             )
     python = rtx_python()
@@ -60,11 +64,11 @@ def compile_rtx(
         out = root / key_folder({**plan["key"], "sm": capabilities, "rtx": rtx_version(python)})
         if out.exists():
             try:
-                return _result(out, cached=True)
+                return engines_in(out, cached=True)
             except BundleError:
-                _remove(out)
+                shutil.rmtree(out)
         build_in_subprocess(python, Path(folder), out)
-    return _result(out, cached=False)
+    return engines_in(out, cached=False)
 
 
 def rtx_python() -> str:
@@ -89,28 +93,6 @@ def rtx_python() -> str:
 
 def rtx_version(python: str) -> str:
     """Version of tensorrt_rtx in ``python``, from the installed package's metadata."""
-    import subprocess
-
     code = "import importlib.metadata as m; print(m.version('tensorrt-rtx-cu13'))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
-
-
-def _result(out: Path, *, cached: bool) -> CompileResult:
-    compiled = open_compiled(out)
-    index = compiled.index
-    graphs = {
-        name: {"file": g["file"], "bytes": index["files"][g["file"]]["bytes"], "seconds": g["seconds"]}
-        for name, g in index["graphs"].items()
-    }
-    return CompileResult(
-        path=out, target=index["target"], graphs=graphs, cached=cached, warnings=tuple(index["warnings"]), notes=index["key"]
-    )
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import shutil
 import sys
@@ -11,13 +10,12 @@ from pathlib import Path
 
 from ...errors import BundleError, MissingDependencyError, RequestError, found_wanted
 from ...runtime.bundle import Bundle
-from ...runtime.bundle.compiled import key_folder, open_compiled
+from ...runtime.bundle.compiled import key_folder
 from . import build_engine
 from .plan import trtexec, write_plan
 from .process import build_in_subprocess
 from .profiles import Ranges
-from .result import CompileResult
-from .rtx import _result
+from .result import CompileResult, engines_in
 
 PLUGIN_ABI = 1
 """What `farthing_plugin_abi` of our plugin library must say; changes when a plugin's inputs, attributes or serialised form do."""
@@ -55,8 +53,7 @@ def compile_tensorrt(
         out = root / key_folder({**plan["key"], "tensorrt": version, "sm": sm, "plugin_abi": abi})
         if out.exists():
             try:
-                open_compiled(out)
-                return _result(out, cached=True)
+                return engines_in(out, cached=True)
             except BundleError:
                 shutil.rmtree(out)
         # Kernel timings outlive an engine: the next build for this device is quicker.
@@ -66,7 +63,7 @@ def compile_tensorrt(
         build_in_subprocess(sys.executable, folder, out)
         if (folder / "timing.cache").is_file():
             shutil.copyfile(folder / "timing.cache", timing)
-    return _result(out, cached=False)
+    return engines_in(out, cached=False)
 
 
 def plan_tensorrt(
@@ -79,7 +76,10 @@ def plan_tensorrt(
     if trt is None:
         raise RequestError(
             found_wanted(
-                "--trt", "not given", "the device's TensorRT version", "add e.g. --trt 10.3 (JetPack 6.2) or 10.16 (7.2)"
+                "--trt",
+                "not given",
+                "the device's TensorRT version",
+                "add e.g. --trt 10.3 (JetPack 6.2) or 10.16 (7.2)",
             )
         )
     library, abi, operators = plugin_library(plugins)
@@ -108,7 +108,9 @@ def plan_tensorrt(
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     sizes = {g["name"]: {"file": g["file"], "bytes": (folder / g["file"]).stat().st_size} for g in plan["graphs"]}
-    return CompileResult(path=folder, target="tensorrt", graphs=sizes, planned=True, commands=commands, notes=plan["key"])
+    return CompileResult(
+        path=folder, target="tensorrt", graphs=sizes, planned=True, commands=commands, notes=plan["key"]
+    )
 
 
 def installed_version() -> str:
@@ -121,9 +123,7 @@ def installed_version() -> str:
                 return importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:
                 continue
-        import tensorrt
-
-        return str(tensorrt.__version__)
+        return str(importlib.import_module("tensorrt").__version__)
     raise MissingDependencyError(
         found_wanted(
             "package tensorrt",

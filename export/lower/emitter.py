@@ -31,13 +31,17 @@ class Emitter:
     def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
         """Add a standard node with one output; returns the output's name."""
         name = output or self._fresh(f"{self._stem}/{op}")
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=self._fresh(f"{name}/{op}.node"), **attributes))
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [name], name=self._fresh(f"{name}/{op}.node"), **attributes)
+        )
         return name
 
     def split(self, value: str, sizes: Sequence[int], axis: int) -> list[str]:
         """Add a Split of ``value`` into parts of ``sizes``; returns their names."""
         names = [self._fresh(f"{self._stem}/Split.{i}") for i in range(len(sizes))]
-        node = helper.make_node("Split", [value, self.ints(*sizes)], names, name=self._fresh(names[0] + ".node"), axis=axis)
+        node = helper.make_node(
+            "Split", [value, self.ints(*sizes)], names, name=self._fresh(names[0] + ".node"), axis=axis
+        )
         self.nodes.append(node)
         return names
 
@@ -57,7 +61,9 @@ class Emitter:
         """ONNX dtype of ``value``. Raises BundleError when shape inference did not find it."""
         if value not in self._types:
             raise BundleError(
-                found_wanted(f"dtype of {value}", "unknown", "one that shape inference finds", "export the bundle again")
+                found_wanted(
+                    f"dtype of {value}", "unknown", "one that shape inference finds", "export the bundle again"
+                )
             )
         return int(self._types[value].elem_type)
 
@@ -74,7 +80,9 @@ class Emitter:
         found = self.dims(value)[axis]
         if found is None:
             raise BundleError(
-                found_wanted(f"size {axis} of {value}", "dynamic", "a number known at compile time", "export the bundle again")
+                found_wanted(
+                    f"size {axis} of {value}", "dynamic", "a number known at compile time", "export the bundle again"
+                )
             )
         return found
 

@@ -60,8 +60,10 @@ def generation(version: str) -> Generation:
     if not serves:
         raise RequestError(
             found_wanted(
-                "TensorRT version", repr(version), "10.0 or later, e.g. 10.3, 10.16 or 11.4", "correct --trt; `dpkg -l`"
-                " lists tensorrt on a Jetson"
+                "TensorRT version",
+                repr(version),
+                "10.0 or later, e.g. 10.3, 10.16 or 11.4",
+                "correct --trt; `dpkg -l` lists tensorrt on a Jetson",
             )
         )
     return serves[-1]

@@ -20,8 +20,10 @@ def check_quantization(graph: onnx.GraphProto) -> None:
         if (len(node.input) > 2 and node.input[2]) or (codes is not None and codes.data_type in _UNSIGNED):
             raise BundleError(
                 found_wanted(
-                    f"zero point of DequantizeLinear node {node.name}", "given", "absent: TensorRT takes signed weights only",
-                    "farthing quantize --symmetric"
+                    f"zero point of DequantizeLinear node {node.name}",
+                    "given",
+                    "absent: TensorRT takes signed weights only",
+                    "farthing quantize --symmetric",
                 )
             )
         found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -57,8 +59,14 @@ def dequantize_before_gather(graph: onnx.GraphProto) -> int:
             wide, one = f"{gather.input[0]}.wide", f"{gather.input[0]}.one"
             if one not in {t.name for t in graph.initializer}:
                 graph.initializer.append(helper.make_tensor(one, TensorProto.FLOAT, [], [1.0]))
-                nodes.append(helper.make_node("DequantizeLinear", [gather.input[0], one], [wide], name=f"{wide}/DequantizeLinear"))
-            nodes.append(helper.make_node("Gather", [wide, gather.input[1]], [node.output[0]], name=gather.name, axis=0))
+                nodes.append(
+                    helper.make_node(
+                        "DequantizeLinear", [gather.input[0], one], [wide], name=f"{wide}/DequantizeLinear"
+                    )
+                )
+            nodes.append(
+                helper.make_node("Gather", [wide, gather.input[1]], [node.output[0]], name=gather.name, axis=0)
+            )
             count += 1
         elif node.output[0] in gathers and _cast_only(graph, node.output[0]):
             continue

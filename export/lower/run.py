@@ -92,7 +92,10 @@ def _check(model: onnx.ModelProto) -> None:
         opset = max(o.version for o in model.opset_import if not o.domain)
         raise BundleError(
             found_wanted(
-                "lowered graph", f"invalid in opset {opset} ({error})", "valid", "compile for a later TensorRT, or report it"
+                "lowered graph",
+                f"invalid in opset {opset} ({error})",
+                "valid",
+                "compile for a later TensorRT, or report it",
             )
         ) from error
 

@@ -62,7 +62,9 @@ def open_compiled(folder: Path) -> Compiled:
         raise BundleError(found_wanted(f"{path}", f"unreadable ({error})", "an index.json", fix)) from error
     if not ours:
         raise BundleError(
-            found_wanted(f"format of {path}", index["format"], f"{FORMAT} {FORMAT_VERSION}", "compile with this farthing")
+            found_wanted(
+                f"format of {path}", index["format"], f"{FORMAT} {FORMAT_VERSION}", "compile with this farthing"
+            )
         )
     for name, entry in files.items():
         file = folder / name
