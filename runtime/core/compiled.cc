@@ -29,7 +29,8 @@ Json read_index(const fs::path& folder) {
     refuse(Status::bundle, path.string(), "nested too deeply", "an index of farthing's", kFix);
   }
   Json index = Json::parse(bytes, nullptr, false);
-  if (index.is_discarded() || !index.is_object()) refuse(Status::bundle, path.string(), "not JSON", "a JSON object", kFix);
+  if (index.is_discarded() || !index.is_object())
+    refuse(Status::bundle, path.string(), "not JSON", "a JSON object", kFix);
   return index;
 }
 
@@ -163,12 +164,14 @@ void check_compiled(const Compiled& compiled) {
     const Json index = read_index(compiled.folder);
     for (const auto& [name, entry] : index.at("files").items()) {
       const fs::path path = compiled.folder / name;
-      if (name.find('/') != std::string::npos || fs::is_symlink(fs::symlink_status(path)) || !fs::is_regular_file(path)) {
+      if (name.find('/') != std::string::npos || fs::is_symlink(fs::symlink_status(path)) ||
+          !fs::is_regular_file(path)) {
         refuse(Status::bundle, path.string(), "missing or no plain file", "a file the index lists", kFix);
       }
       const auto size = fs::file_size(path), wanted = entry.at("bytes").get<std::uintmax_t>();
       if (size != wanted) {
-        refuse(Status::bundle, "size of " + path.string(), std::to_string(size), std::to_string(wanted) + " bytes", kFix);
+        refuse(Status::bundle, "size of " + path.string(), std::to_string(size), std::to_string(wanted) + " bytes",
+               kFix);
       }
       const std::string digest = sha256_of(path);
       if (digest != entry.at("sha256").get<std::string>()) {
