@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..case import Case, floats
+from .visible import block_sees, pack_rows, tree_sees
 
 SHAPES = (
     # batch, rows, heads, kv_heads, dim, capacity, past lengths
@@ -58,7 +59,37 @@ def cases() -> Iterator[Case]:
                     inputs += [floats(rng, dim), floats(rng, dim)]
                 name = f"b{batch}s{rows}h{heads}k{kv_heads}d{dim}w{window}{'n' if normed else ''}"
                 yield Case("CachedAttention", name, inputs, _attributes(heads, kv_heads, dim, window))
+    yield from named_rows()
     yield from refused(rng)
+
+
+def _random_tree(rng: np.random.Generator, rows: int) -> np.ndarray:
+    return tree_sees([-1, *(int(rng.integers(0, i)) for i in range(1, rows))])
+
+
+def named_rows() -> Iterator[Case]:
+    """Trees of up to 64 rows, blocks of masks (81 rows: two words), sets that look ahead; over tile edges and windows."""
+    rng = np.random.default_rng(14)
+    chain, whole = np.tri(6, dtype=bool), np.ones((9, 9), bool)
+    for name, shape, sees in (
+        ("chain", (1, 6, 4, 2, 8, 80, [60]), chain[None]),
+        ("tree16", (1, 16, 6, 2, 64, 130, [55]), _random_tree(rng, 16)[None]),
+        ("tree64", (1, 64, 2, 1, 20, 200, [120]), _random_tree(rng, 64)[None]),
+        ("trees", (2, 7, 3, 1, 10, 70, [0, 62]), np.stack([_random_tree(rng, 7), _random_tree(rng, 7)])),
+        ("block5", (1, 25, 9, 3, 16, 64, [39]), block_sees(5, 4)[None]),
+        ("block9", (1, 81, 4, 2, 8, 200, [63]), block_sees(9, 8)[None]),
+        ("both-ways", (1, 9, 2, 2, 12, 20, [3]), whole[None]),
+        ("own", (1, 5, 2, 1, 8, 8, [3]), np.eye(5, dtype=bool)[None]),
+        ("one-row", (1, 1, 4, 2, 16, 64, [63]), np.ones((1, 1, 1), bool)),
+    ):
+        for window in (0, 5, 64):
+            for normed in (False, True):
+                batch, rows, heads, kv_heads, dim, capacity, past = shape
+                inputs = _inputs(rng, batch, rows, heads, kv_heads, dim, capacity, past)
+                inputs += [floats(rng, dim), floats(rng, dim)] if normed else [None, None]
+                name_of = f"{name}-w{window}{'n' if normed else ''}"
+                attributes = _attributes(heads, kv_heads, dim, window)
+                yield Case("CachedAttention", name_of, [*inputs, pack_rows(sees)], attributes)
 
 
 def refused(rng: np.random.Generator) -> Iterator[Case]:
@@ -85,4 +116,15 @@ def refused(rng: np.random.Generator) -> Iterator[Case]:
     yield bad("cos", -1, None, "cos is [1,2,4]", rotary_dim=6)
     yield bad("sin", 2, floats(rng, 1, 1, 4), "sin is [1,1,4]")
     yield bad("values", 4, floats(rng, 1, 2, 15, 8), "past_v is [1,2,15,8]")
+    for name, bits, text, stage in (
+        ("words", np.array([[[1, 0], [3, 0]]]), "visible is [1,2,2]", "shapes"),
+        ("sets", np.array([[[1]]]), "visible is [1,1,1]", "shapes"),
+        ("without-itself", np.array([[[1], [1]]]), "visible[0,1] is a set without row 1", "values"),
+        ("beyond", np.array([[[1], [7]]]), "visible[0,1] is a set with rows beyond the pass", "values"),
+        ("sign", np.array([[[1], [3 - 2**63]]]), "visible[0,1] is a set with rows beyond the pass", "values"),
+    ):
+        inputs = [*_inputs(rng, 1, 2, 4, 2, 8, 16, [3]), None, None, bits.astype(np.int64)]
+        yield Case(
+            "CachedAttention", f"bad-{name}", inputs, _attributes(4, 2, 8, 0), refuses=text, stage=stage
+        )  # fmt: skip
     yield bad("lengths", 5, np.array([3, 3], np.int64), "past_len is [2]")

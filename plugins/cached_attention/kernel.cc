@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "../native/simd.h"
+#include "visible_rows.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -129,6 +130,50 @@ void mix_rows(const float* weights, const float* v, std::size_t keys, std::size_
   }
 }
 
+// The same two products for one row and keys that lie anywhere: keys k[0..count). Each number is made as above.
+template <std::size_t kC>
+inline void dot_named(const float* q, const float* const* k, std::size_t dim, float* scores) {
+  Vec acc[kC] = {};
+  const std::size_t whole = dim - dim % kLanes;
+  for (std::size_t p = 0; p < whole; p += kLanes) {
+    const Vec qv = load(q + p);
+    for (std::size_t c = 0; c < kC; ++c) acc[c] += qv * load(k[c] + p);
+  }
+  if (whole < dim) {
+    const Vec qv = load_head(q + whole, dim - whole);
+    for (std::size_t c = 0; c < kC; ++c) acc[c] += qv * load_head(k[c] + whole, dim - whole);
+  }
+  for (std::size_t c = 0; c < kC; ++c) scores[c] = sum(acc[c]);
+}
+
+template <std::size_t kVecs>
+inline void mix_named(const float* weights, const float* const* v, std::size_t count, float* out, std::size_t p) {
+  Vec acc[kVecs];
+  for (std::size_t i = 0; i < kVecs; ++i) acc[i] = load(out + p + i * kLanes);
+  for (std::size_t c = 0; c < count; ++c) {
+    const Vec weight = splat(weights[c]);
+    for (std::size_t i = 0; i < kVecs; ++i) acc[i] += weight * load(v[c] + p + i * kLanes);
+  }
+  for (std::size_t i = 0; i < kVecs; ++i) store(out + p + i * kLanes, acc[i]);
+}
+
+void dot_row(const float* q, const float* const* k, std::size_t count, std::size_t dim, float* scores) {
+  std::size_t c = 0;
+  for (; c + kTileCols <= count; c += kTileCols) dot_named<kTileCols>(q, k + c, dim, scores + c);
+  for (; c < count; ++c) dot_named<1>(q, k + c, dim, scores + c);
+}
+
+void mix_row(const float* weights, const float* const* v, std::size_t count, std::size_t dim, float* out) {
+  std::size_t p = 0;
+  for (; p + 4 * kLanes <= dim; p += 4 * kLanes) mix_named<4>(weights, v, count, out, p);
+  for (; p + kLanes <= dim; p += kLanes) mix_named<1>(weights, v, count, out, p);
+  for (; p < dim; ++p) {
+    float total = out[p];
+    for (std::size_t c = 0; c < count; ++c) total += weights[c] * v[c][p];
+    out[p] = total;
+  }
+}
+
 // Calls f.template operator()<n>(first row) for strips of kTileRows rows and one last strip of what is left.
 template <std::size_t kMost, class F>
 inline void last_strip(std::size_t first, std::size_t left, const F& f) {
@@ -174,6 +219,11 @@ void soften(float* scores, std::size_t from, std::size_t limit, float& top, floa
 }
 
 // Rows [begin, end) of the stacked rows of key/value head h of sequence b.
+//
+// A row's keys are the past and then what it sees of the pass; own is the place of its last key in that order, and tiles are cut
+// in it. Without sets the order is that of the slots, and every key of a tile is shared by all rows. With sets only the past
+// is; behind it each row has a list of its own.
+template <bool kSets>
 void attend(const CachedAttentionArgs& a, std::size_t b, std::size_t h, std::size_t begin, std::size_t end) {
   const std::size_t group = a.heads / a.kv_heads;
   const std::size_t past = static_cast<std::size_t>(a.past_len[b]);
@@ -189,23 +239,51 @@ void attend(const CachedAttentionArgs& a, std::size_t b, std::size_t h, std::siz
   std::fill(top, top + rows, kMinusInf);
   std::fill(mass, mass + rows, 0.0f);
 
-  const std::size_t first_own = past + begin / group, last_own = past + (end - 1) / group;
-  const std::size_t earliest = a.window && first_own + 1 > a.window ? first_own + 1 - a.window : 0;
-  for (std::size_t base = earliest / kKeys * kKeys; base <= last_own; base += kKeys) {
+  std::size_t own[kRows];
+  [[maybe_unused]] VisibleRows sees[kRows];
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::size_t row = (begin + r) / group;
+    if constexpr (kSets) {
+      sees[r] = VisibleRows(a.visible + (b * a.rows + row) * a.words, a.words);
+      own[r] = past + sees[r].size() - 1;
+    } else {
+      own[r] = past + row;
+    }
+  }
+  const std::size_t first_own = *std::min_element(own, own + rows), last_own = *std::max_element(own, own + rows);
+  // With sets the window leaves out slots of the past only: what a row sees of the pass is given.
+  const auto lowest = [&](std::size_t of) {
+    const std::size_t slot = a.window && of + 1 > a.window ? of + 1 - a.window : 0;
+    return kSets ? std::min(slot, past) : slot;
+  };
+  for (std::size_t base = lowest(first_own) / kKeys * kKeys; base <= last_own; base += kKeys) {
     const std::size_t present = std::min(kKeys, last_own + 1 - base);
-    in_strips(rows, [&]<std::size_t kR>(std::size_t r) {
-      dot_rows<kR>(q + r * a.dim, keys + base * a.dim, present, a.dim, scores + r * kKeys);
+    const std::size_t shared = kSets ? std::min(kKeys, past > base ? past - base : 0) : present;
+    const auto strips = [&](const auto& f) { in_strips(rows, f); };
+    strips([&]<std::size_t kR>(std::size_t r) {
+      dot_rows<kR>(q + r * a.dim, keys + base * a.dim, shared, a.dim, scores + r * kKeys);
     });
+    [[maybe_unused]] const float* named[kSets ? kRows : 1][kKeys];
+    [[maybe_unused]] std::size_t count[kSets ? kRows : 1];
     for (std::size_t r = 0; r < rows; ++r) {
-      const std::size_t own = past + (begin + r) / group;
-      const std::size_t lowest = a.window && own + 1 > a.window ? own + 1 - a.window : 0;
-      const std::size_t from = std::min(present, lowest > base ? lowest - base : 0);
-      const std::size_t limit = own < base ? from : std::max(from, std::min(present, own + 1 - base));
+      const std::size_t from = std::min(present, lowest(own[r]) > base ? lowest(own[r]) - base : 0);
+      const std::size_t limit = own[r] < base ? from : std::max(from, std::min(present, own[r] + 1 - base));
+      if constexpr (kSets) {
+        count[r] = limit > shared ? limit - shared : 0;
+        for (std::size_t c = 0; c < count[r]; ++c) named[r][c] = keys + (past + sees[r].next()) * a.dim;
+        dot_row(q + r * a.dim, named[r], count[r], a.dim, scores + r * kKeys + shared);
+      }
       soften(scores + r * kKeys, from, limit, top[r], mass[r], out + r * a.dim, a.dim);
     }
-    in_strips(rows, [&]<std::size_t kR>(std::size_t r) {
-      mix_rows<kR>(scores + r * kKeys, values + base * a.dim, present, a.dim, out + r * a.dim);
+    strips([&]<std::size_t kR>(std::size_t r) {
+      mix_rows<kR>(scores + r * kKeys, values + base * a.dim, shared, a.dim, out + r * a.dim);
     });
+    if constexpr (kSets) {
+      for (std::size_t r = 0; r < rows; ++r) {
+        for (std::size_t c = 0; c < count[r]; ++c) named[r][c] = values + (named[r][c] - keys);
+        mix_row(scores + r * kKeys + shared, named[r], count[r], a.dim, out + r * a.dim);
+      }
+    }
   }
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t row = (begin + r) / group, head = h * group + (begin + r) % group;
@@ -233,7 +311,8 @@ void cached_attention(const CachedAttentionArgs& a, const Parallel& parallel) {
   parallel(a.batch * a.kv_heads * blocks, [&](std::size_t task) {
     const std::size_t b = task / (a.kv_heads * blocks), h = task / blocks % a.kv_heads;
     const std::size_t begin = task % blocks * kRows;
-    attend(a, b, h, begin, std::min(begin + kRows, stacked));
+    const std::size_t end = std::min(begin + kRows, stacked);
+    a.visible ? attend<true>(a, b, h, begin, end) : attend<false>(a, b, h, begin, end);
   });
 }
 

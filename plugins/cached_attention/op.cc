@@ -1,6 +1,7 @@
 // ONNX Runtime face of farthing::CachedAttention.
 #include "../native/ort_op.h"
 #include "kernel.h"
+#include "visible_rows.h"
 
 namespace farthing {
 namespace {
@@ -27,7 +28,9 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
     const ort::View qkv = ort::input(context, 0), cos = ort::input(context, 1), sin = ort::input(context, 2);
     const ort::View past_k = ort::input(context, 3), past_v = ort::input(context, 4), past_len = ort::input(context, 5);
     const ort::View q_norm = ort::input(context, 6), k_norm = ort::input(context, 7);
+    const ort::View visible = ort::input(context, 8);
     check(qkv, cos, sin, past_k, past_v, past_len, q_norm, k_norm);
+    if (visible.data) check(visible, qkv);
 
     const std::int64_t batch = qkv.dim(0), rows = qkv.dim(1), dim = past_k.dim(3), capacity = past_k.dim(2);
     for (std::int64_t b = 0; b < batch; ++b) {
@@ -63,6 +66,7 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
             y,
             present_k,
             present_v,
+            visible.as<std::int64_t>(),
             scratch.data(),
             size(batch),
             size(rows),
@@ -72,6 +76,7 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
             size(cos.last()),
             size(capacity),
             size(window),
+            visible.data ? size(visible.dim(2)) : 0,
             scale,
             epsilon},
            ort::threads(context));
@@ -114,6 +119,27 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
     }
   }
 
+  static void check(const ort::View& visible, const ort::View& qkv) {
+    const std::int64_t batch = qkv.dim(0), rows = qkv.dim(1), words = (rows + 63) / 64;
+    const auto text = [](std::int64_t n) { return std::to_string(n); };
+    if (visible.rank != 3 || visible.dim(0) != batch || visible.dim(1) != rows || visible.dim(2) != words) {
+      ort::refuse(kOp, "visible", visible.shape(), "[" + text(batch) + "," + text(rows) + "," + text(words) + "]",
+                  "give 64 rows a word");
+    }
+    for (std::int64_t i = 0; i < batch * rows; ++i) {
+      const VisibleRows sees(visible.as<std::int64_t>() + i * words, static_cast<std::size_t>(words));
+      const std::int64_t row = i % rows;
+      const auto name = [&] { return "visible[" + text(i / rows) + "," + text(row) + "]"; };
+      if (sees.exceeds(static_cast<std::size_t>(rows))) {
+        ort::refuse(kOp, name(), "a set with rows beyond the pass", "rows 0 to " + text(rows - 1),
+                    "clear the bits behind them");
+      }
+      if (!sees.has(static_cast<std::size_t>(row))) {
+        ort::refuse(kOp, name(), "a set without row " + text(row), "it inside", "a row sees itself");
+      }
+    }
+  }
+
   std::int64_t heads, kv_heads, window, rotary;
   float scale, epsilon;
 };
@@ -121,7 +147,7 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
 struct CachedAttentionOp : ort::Op<CachedAttentionOp, CachedAttentionKernel> {
   static constexpr const char* kName = kOp;
   static constexpr std::array kInputs{ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
-                                      ort::kFloat, ort::kInt64, ort::kFloat, ort::kFloat};
+                                      ort::kFloat, ort::kInt64, ort::kFloat, ort::kFloat, ort::kInt64};
   static constexpr std::size_t kRequired = 6;
   static constexpr std::array kOutputs{ort::kFloat, ort::kFloat, ort::kFloat};
 };

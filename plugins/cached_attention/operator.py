@@ -5,6 +5,12 @@ embedding (Su et al. 2021, half-split layout as in Hugging Face checkpoints), wr
 fixed capacity, and grouped-query attention (Ainslie et al. 2023) of row i over the slots 0 .. past_len + i.
 The cache slot of a row is past_len + i; its rotary position is whatever ``cos`` and ``sin`` were computed from. The two
 never mix, so tokens may be pruned or drafted without renumbering.
+
+With ``visible`` a row sees the rows of its pass that its bits name, instead of all before it, and the past. That is a tree of
+drafts (every row sees its ancestors) or blocks of mask tokens (Samragh et al. 2025). A row that sees n rows of the pass has position
+past_len + n - 1, whatever its slot: the window counts from there, so of the past it sees the last window - n slots. `visible`
+(the module) makes these bits. The kernels take the rows that a row sees in their order, as if they lay in a row behind the
+past: the result is bit for bit that of plain decoding along the path.
 """
 
 from __future__ import annotations
@@ -17,7 +23,9 @@ from ..contract import Attribute, Operator, Port
 if TYPE_CHECKING:
     import torch
 
-INPUTS = ("qkv", "cos", "sin", "past_k", "past_v", "past_len", "q_norm", "k_norm")
+    from ..body_writer import BodyWriter
+
+INPUTS = ("qkv", "cos", "sin", "past_k", "past_v", "past_len", "q_norm", "k_norm", "visible")
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -56,6 +64,46 @@ def _check_rotary(cos: torch.Tensor, dim: int, rotary_dim: int) -> None:
         )
 
 
+def _sees(visible: torch.Tensor | None, batch: int, rows: int, window: int) -> torch.Tensor:
+    """bool [B,S,S]: row i sees row j of the pass. Raises ValueError for bits that name no row, and rows without themselves."""
+    import torch
+
+    if visible is None:
+        before = torch.ones(rows, rows, dtype=torch.bool).tril()
+        return (before.triu(1 - window) if window else before).expand(batch, rows, rows)
+    if visible.shape[-1] != (rows + 63) // 64:
+        shape = ",".join(map(str, visible.shape))
+        raise ValueError(
+            f"CachedAttention: visible is [{shape}], expected [{batch},{rows},{(rows + 63) // 64}]; give 64 rows a word"
+        )
+    bits = (visible[..., None] >> torch.arange(64) & 1).bool().flatten(2)
+    for b, i in torch.nonzero(bits[..., rows:].any(-1)).tolist():
+        raise ValueError(
+            f"CachedAttention: visible[{b},{i}] is a set with rows beyond the pass, expected rows 0 to {rows - 1}; "
+            "clear the bits behind them"
+        )
+    sees = bits[..., :rows]
+    for b, i in torch.nonzero(~sees.diagonal(dim1=1, dim2=2)).tolist():
+        raise ValueError(
+            f"CachedAttention: visible[{b},{i}] is a set without row {i}, expected it inside; a row sees itself"
+        )
+    return sees
+
+
+def _seen_slots(past_len: torch.Tensor, sees: torch.Tensor, capacity: int, window: int) -> torch.Tensor:
+    """bool [B,S,C]: what each row sees of the cache, given what it sees of its pass [B,S,S]."""
+    import torch
+
+    rows = sees.shape[1]
+    behind = torch.arange(capacity)[None, None] - past_len[:, None, None]  # of each slot, relative to the pass [B,1,C]
+    own = sees.gather(2, behind.clamp(0, rows - 1).expand(-1, rows, -1))
+    seen = (behind < 0) | (own & (behind >= 0) & (behind < rows))
+    if window:
+        last = sees.sum(-1, keepdim=True) - 1  # the row's position, relative to the pass
+        seen &= (behind > last - window) | (behind >= 0)
+    return seen
+
+
 def reference(
     qkv: torch.Tensor,
     cos: torch.Tensor,
@@ -65,6 +113,7 @@ def reference(
     past_len: torch.Tensor,
     q_norm: torch.Tensor | None = None,
     k_norm: torch.Tensor | None = None,
+    visible: torch.Tensor | None = None,
     *,
     num_heads: int,
     kv_num_heads: int,
@@ -96,18 +145,14 @@ def reference(
             )
         present_k[b, :, start : start + rows] = k[b]
         present_v[b, :, start : start + rows] = v[b]
-    slot = torch.arange(capacity, device=qkv.device)
-    own = past_len[:, None] + torch.arange(rows, device=qkv.device)  # [B,S]
-    visible = slot <= own[..., None]
-    if window:
-        visible &= slot > own[..., None] - window
+    seen = _seen_slots(past_len, _sees(visible, batch, rows, window), capacity, window)
     group = num_heads // kv_num_heads
     keys = present_k.repeat_interleave(group, dim=1)
     values = present_v.repeat_interleave(group, dim=1)
     scores = (q @ keys.transpose(2, 3)) * scale
-    scores = scores.masked_fill(~visible[:, None], float("-inf"))
+    scores = scores.masked_fill(~seen[:, None], float("-inf"))
     # Slots beyond the length hold whatever was there: a NaN there must not reach the output through 0 * NaN.
-    values = values.masked_fill(~visible.any(1)[:, None, :, None], 0.0)
+    values = values.masked_fill(~seen.any(1)[:, None, :, None], 0.0)
     y = torch.softmax(scores, dim=-1) @ values
     return y.transpose(1, 2).reshape(batch, rows, num_heads * dim), present_k, present_v
 
@@ -124,7 +169,6 @@ def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
     window = int(attributes.get("window", 0))
     normed = len(present) > 6 and present[6]
     w = BodyWriter("CachedAttention")
-    zero, one = w.ints(0), w.ints(1)
     # [B,S,(H+2Hkv)*dh] -> [B,S,H+2Hkv,dh] -> heads first, then split by head.
     packed = w.node(
         "Transpose", [w.node("Reshape", ["qkv", w.ints(0, 0, heads + 2 * kv_heads, -1)])], perm=[0, 2, 1, 3]
@@ -139,7 +183,18 @@ def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
     k = w.node("RotaryEmbedding", [k, "cos", "sin"], rotary_embedding_dim=rotary)
     w.node("TensorScatter", ["past_k", k, "past_len"], outputs=["present_k"], axis=2)
     w.node("TensorScatter", ["past_v", v, "past_len"], outputs=["present_v"], axis=2)
-    # visible[b, 0, i, j] = j <= past_len[b] + i  (and > past_len[b] + i - window)
+    listed = len(present) > 8 and present[8]
+    seen = _named_rows(w, window) if listed else _rows_before(w, window)
+    mixed = w.node("Attention", [q, "present_k", "present_v", seen], is_causal=0, scale=float(attributes["scale"]))
+    w.node("Reshape", [w.node("Transpose", [mixed], perm=[0, 2, 1, 3]), w.ints(0, 0, -1)], outputs=["y"])
+    names = [a.name for a in OPERATOR.attributes]
+    inputs = INPUTS if listed else INPUTS[:8] if normed else INPUTS[:6]
+    return w.function(inputs, ["y", "present_k", "present_v"], names)
+
+
+def _rows_before(w: BodyWriter, window: int) -> str:
+    """bool [B,1,S,C]: seen[b,0,i,j] = j <= past_len[b] + i  (and > past_len[b] + i - window)."""
+    zero, one = w.ints(0), w.ints(1)
     rows = w.node("Squeeze", [w.node("Shape", ["qkv"], start=1, end=2), zero])
     capacity = w.node("Squeeze", [w.node("Shape", ["past_k"], start=2, end=3), zero])
     row = w.node("Unsqueeze", [w.node("Range", [w.scalar(0), rows, w.scalar(1)]), one])  # [S,1]
@@ -148,10 +203,36 @@ def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
     visible = w.node("LessOrEqual", [slot, own])
     if window:
         visible = w.node("And", [visible, w.node("Greater", [slot, w.node("Sub", [own, w.scalar(window)])])])
-    mixed = w.node("Attention", [q, "present_k", "present_v", visible], is_causal=0, scale=float(attributes["scale"]))
-    w.node("Reshape", [w.node("Transpose", [mixed], perm=[0, 2, 1, 3]), w.ints(0, 0, -1)], outputs=["y"])
-    names = [a.name for a in OPERATOR.attributes]
-    return w.function(INPUTS if normed else INPUTS[:6], ["y", "present_k", "present_v"], names)
+    return visible
+
+
+def _named_rows(w: BodyWriter, window: int) -> str:
+    """bool [B,1,S,C] from the bits of ``visible``.
+
+    By division, not BitwiseAnd, which TensorRT-RTX refuses; the sign is bit 63, and is taken off first, since division of
+    negative numbers rounds towards zero.
+    """
+    zero, one, two = w.ints(0), w.ints(1), w.ints(2)
+    rows = w.node("Shape", ["qkv"], start=1, end=2)
+    sign = w.node("Cast", [w.node("Less", ["visible", zero])], to=7)
+    half = w.node("Mul", [sign, w.ints(1 << 62)])
+    low = w.node("Add", [w.node("Add", ["visible", half]), half])
+    shifted = w.node("Div", [w.node("Unsqueeze", [low, w.ints(3)]), w.ints(*(1 << j for j in range(63)))])
+    bits = w.node("Concat", [w.node("Mod", [shifted, two]), w.node("Unsqueeze", [sign, w.ints(3)])], axis=3)
+    sees = w.node("Reshape", [bits, w.ints(0, 0, -1)])  # [B,S,64*W]
+    # behind[b,0,j] = j - past_len[b]: the row of the pass that slot j holds
+    capacity = w.node("Squeeze", [w.node("Shape", ["past_k"], start=2, end=3), zero])
+    slot = w.node("Range", [w.scalar(0), capacity, w.scalar(1)])
+    behind = w.node("Sub", [slot, w.node("Unsqueeze", ["past_len", w.ints(1, 2)])])
+    inside = w.node("Max", [w.node("Min", [behind, w.node("Sub", [rows, one])]), zero])
+    shape = w.node("Concat", [w.node("Shape", ["qkv"], start=0, end=2), w.node("Shape", [slot])], axis=0)
+    own = w.node("Greater", [w.node("GatherElements", [sees, w.node("Expand", [inside, shape])], axis=2), zero])
+    in_past = w.node("Less", [behind, zero])
+    in_pass = w.node("And", [w.node("GreaterOrEqual", [behind, zero]), w.node("Less", [behind, rows])])
+    if window:
+        count = w.node("ReduceSum", [sees, two], keepdims=1)
+        in_past = w.node("And", [in_past, w.node("Greater", [behind, w.node("Sub", [count, w.ints(window + 1)])])])
+    return w.node("Unsqueeze", [w.node("Or", [in_past, w.node("And", [own, in_pass])]), one])
 
 
 _F32 = ("float32",)
@@ -167,6 +248,7 @@ OPERATOR = Operator(
         Port("past_len", ("B",), ("int64",), "filled slots; row i is written to slot past_len + i"),
         Port("q_norm", ("dh",), _F32, "gain of the per-head RMSNorm of q", optional=True),
         Port("k_norm", ("dh",), _F32, "gain of the per-head RMSNorm of k", optional=True),
+        Port("visible", ("B", "S", "W"), ("int64",), "bit j of word w: the row sees row 64*w+j of the pass", optional=True),
     ),
     outputs=(
         Port("y", ("B", "S", "H*dh"), _F32, "attention output, heads side by side"),
@@ -186,6 +268,7 @@ OPERATOR = Operator(
         "past_len + S exceeds C, or past_len is negative",
         "H is not a multiple of Hkv",
         "widths do not fit the heads",
+        "visible without a word for every 64 rows, with bits beyond them, or a row that does not see itself",
     ),
     body=body,
     reference=reference,
