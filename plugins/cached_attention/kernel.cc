@@ -96,6 +96,12 @@ void dot_rows(const float* q, const float* k, std::size_t keys, std::size_t dim,
   for (; c < keys; ++c) dot_tile<kR, 1>(q, k + c * dim, dim, scores + c);
 }
 
+inline void store_head(float* p, Vec v, std::size_t n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  std::copy_n(lanes, n, p);
+}
+
 // out[r] += weights[r] @ v for kR rows and kVecs vectors of the head dimension.
 template <std::size_t kR, std::size_t kVecs>
 inline void mix_tile(const float* weights, const float* v, std::size_t keys, std::size_t dim, float* out) {
@@ -121,13 +127,15 @@ void mix_rows(const float* weights, const float* v, std::size_t keys, std::size_
   std::size_t p = 0;
   for (; p + 4 * kLanes <= dim; p += 4 * kLanes) mix_tile<kR, 4>(weights, v + p, keys, dim, out + p);
   for (; p + kLanes <= dim; p += kLanes) mix_tile<kR, 1>(weights, v + p, keys, dim, out + p);
-  for (; p < dim; ++p) {  // head sizes that are no multiple of the vector
-    for (std::size_t r = 0; r < kR; ++r) {
-      float total = out[r * dim + p];
-      for (std::size_t c = 0; c < keys; ++c) total += weights[r * kKeys + c] * v[c * dim + p];
-      out[r * dim + p] = total;
-    }
+  if (p == dim) return;
+  // Head sizes that are no multiple of the vector. Not a loop over scalars: compilers round those in more than one way.
+  Vec acc[kR];
+  for (std::size_t r = 0; r < kR; ++r) acc[r] = load_head(out + r * dim + p, dim - p);
+  for (std::size_t c = 0; c < keys; ++c) {
+    const Vec value = load_head(v + c * dim + p, dim - p);
+    for (std::size_t r = 0; r < kR; ++r) acc[r] += splat(weights[r * kKeys + c]) * value;
   }
+  for (std::size_t r = 0; r < kR; ++r) store_head(out + r * dim + p, acc[r], dim - p);
 }
 
 // The same two products for one row and keys that lie anywhere: keys k[0..count). Each number is made as above.
@@ -167,11 +175,10 @@ void mix_row(const float* weights, const float* const* v, std::size_t count, std
   std::size_t p = 0;
   for (; p + 4 * kLanes <= dim; p += 4 * kLanes) mix_named<4>(weights, v, count, out, p);
   for (; p + kLanes <= dim; p += kLanes) mix_named<1>(weights, v, count, out, p);
-  for (; p < dim; ++p) {
-    float total = out[p];
-    for (std::size_t c = 0; c < count; ++c) total += weights[c] * v[c][p];
-    out[p] = total;
-  }
+  if (p == dim) return;
+  Vec acc = load_head(out + p, dim - p);
+  for (std::size_t c = 0; c < count; ++c) acc += splat(weights[c]) * load_head(v[c] + p, dim - p);
+  store_head(out + p, acc, dim - p);
 }
 
 // Calls f.template operator()<n>(first row) for strips of kTileRows rows and one last strip of what is left.
@@ -193,8 +200,10 @@ inline void in_strips(std::size_t rows, const F& f) {
   last_strip<kTileRows - 1>(r, rows - r, f);
 }
 
+// Inlined into both kinds of attend: as a function of its own it is rounded differently (where multiply-adds contract).
 // Running softmax of one row over one tile: rescales out, turns scores into weights. limit: keys of the tile it may see.
-void soften(float* scores, std::size_t from, std::size_t limit, float& top, float& mass, float* out, std::size_t dim) {
+__attribute__((always_inline)) inline void soften(float* scores, std::size_t from, std::size_t limit, float& top,
+                                                  float& mass, float* out, std::size_t dim) {
   std::fill(scores, scores + from, kMinusInf);
   std::fill(scores + limit, scores + kKeys, kMinusInf);
   Vec best = load(scores);

@@ -146,8 +146,8 @@ struct CachedAttentionKernel : ort::Kernel<CachedAttentionKernel> {
 
 struct CachedAttentionOp : ort::Op<CachedAttentionOp, CachedAttentionKernel> {
   static constexpr const char* kName = kOp;
-  static constexpr std::array kInputs{ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
-                                      ort::kFloat, ort::kInt64, ort::kFloat, ort::kFloat, ort::kInt64};
+  static constexpr std::array kInputs{ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat, ort::kFloat,
+                                      ort::kInt64, ort::kFloat, ort::kFloat, ort::kInt64};
   static constexpr std::size_t kRequired = 6;
   static constexpr std::array kOutputs{ort::kFloat, ort::kFloat, ort::kFloat};
 };

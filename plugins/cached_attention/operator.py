@@ -10,7 +10,8 @@ With ``visible`` a row sees the rows of its pass that its bits name, instead of 
 drafts (every row sees its ancestors) or blocks of mask tokens (Samragh et al. 2025). A row that sees n rows of the pass has position
 past_len + n - 1, whatever its slot: the window counts from there, so of the past it sees the last window - n slots. `visible`
 (the module) makes these bits. The kernels take the rows that a row sees in their order, as if they lay in a row behind the
-past: the result is bit for bit that of plain decoding along the path.
+past: the result is bit for bit that of plain decoding along the path. Where the window is shorter than a path, the caller leaves
+the rows out that it has passed, and the result is equal up to rounding.
 """
 
 from __future__ import annotations
@@ -248,7 +249,13 @@ OPERATOR = Operator(
         Port("past_len", ("B",), ("int64",), "filled slots; row i is written to slot past_len + i"),
         Port("q_norm", ("dh",), _F32, "gain of the per-head RMSNorm of q", optional=True),
         Port("k_norm", ("dh",), _F32, "gain of the per-head RMSNorm of k", optional=True),
-        Port("visible", ("B", "S", "W"), ("int64",), "bit j of word w: the row sees row 64*w+j of the pass", optional=True),
+        Port(
+            "visible",
+            ("B", "S", "W"),
+            ("int64",),
+            "bit j of word w: the row sees row 64*w+j of the pass",
+            optional=True,
+        ),
     ),
     outputs=(
         Port("y", ("B", "S", "H*dh"), _F32, "attention output, heads side by side"),

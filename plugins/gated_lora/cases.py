@@ -48,9 +48,9 @@ def cases() -> Iterator[Case]:
         yield Case("GatedLora", name, [x, base, a, b, np.array(some, np.int64)], {"scale": 0.5})
     yield Case("GatedLora", "scale-zero", [x, base, a, b, np.array([4], np.int64)], {"scale": 0.0})
     for bad, value in (("nan", np.nan), ("inf", np.inf)):
-        broken = np.full_like(a, value)
+        broken = np.full((4, 20), value, np.float32)
         yield Case("GatedLora", f"{bad}-in-a", [x, base, broken, b, np.array([0, 9, 17], np.int64)], {"scale": 1.0})
-        yield Case("GatedLora", f"{bad}-in-b", [x, base, a, b * value, np.array([1, 2], np.int64)], {"scale": 1.0})
+        yield Case("GatedLora", f"{bad}-in-b", [x, base, a, np.full((24, 4), value, np.float32), np.array([1, 2], np.int64)], {"scale": 1.0})
     yield from refused(rng)
 
 

@@ -104,7 +104,8 @@ struct GatedLoraKernel : ort::Kernel<GatedLoraKernel> {
     }
     if (base.rank != x.rank || base.last() != b.dim(0) ||
         !std::equal(x.dims.begin(), x.dims.begin() + x.rank - 1, base.dims.begin())) {
-      ort::refuse(kOp, "base", base.shape(), "the shape of x, " + x.shape() + ", with " + text(b.dim(0)) + " at its end",
+      ort::refuse(kOp, "base", base.shape(),
+                  "the shape of x, " + x.shape() + ", with " + text(b.dim(0)) + " at its end",
                   "check which linear is connected");
     }
     if (rows.rank != 1) ort::refuse(kOp, "rows", rows.shape(), "[M]", "give the list of gated rows");

@@ -33,7 +33,9 @@ def rows_of(gate: np.ndarray) -> np.ndarray:
     gate = np.asarray(gate)
     wrong = gate[(gate != 0) & (gate != 1)]
     if wrong.size:
-        raise ValueError(f"GatedLora: gate is {wrong.flat[0]}, expected 0 or 1; a gate switches, put factors into scale")
+        raise ValueError(
+            f"GatedLora: gate is {wrong.flat[0]}, expected 0 or 1; a gate switches, put factors into scale"
+        )
     return np.flatnonzero(gate).astype(np.int64)
 
 
