@@ -50,7 +50,12 @@ def cases() -> Iterator[Case]:
     for bad, value in (("nan", np.nan), ("inf", np.inf)):
         broken = np.full((4, 20), value, np.float32)
         yield Case("GatedLora", f"{bad}-in-a", [x, base, broken, b, np.array([0, 9, 17], np.int64)], {"scale": 1.0})
-        yield Case("GatedLora", f"{bad}-in-b", [x, base, a, np.full((24, 4), value, np.float32), np.array([1, 2], np.int64)], {"scale": 1.0})
+        yield Case(
+            "GatedLora",
+            f"{bad}-in-b",
+            [x, base, a, np.full((24, 4), value, np.float32), np.array([1, 2], np.int64)],
+            {"scale": 1.0},
+        )
     yield from refused(rng)
 
 
