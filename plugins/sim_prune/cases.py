@@ -85,9 +85,9 @@ def cases() -> Iterator[Case]:
     still = np.zeros((1, 36), np.float32)
     # Signs of four features: norms of 2, similarities in halves, sums exact; nearly everything is tied.
     signs = rng.choice(_reals([-1, 1]), (1, 36, 4))
-    yield _case("ties", [signs, still], plain)
-    yield _case("all-equal", [np.ones((1, 36, 4), np.float32), still], plain)
-    yield _case("all-zero", [np.zeros((2, 36, 4), np.float32), np.zeros((2, 36), np.float32)], plain)
+    yield Case("SimPrune", "ties", [signs, still], plain)
+    yield Case("SimPrune", "all-equal", [np.ones((1, 36, 4), np.float32), still], plain)
+    yield Case("SimPrune", "all-zero", [np.zeros((2, 36, 4), np.float32), np.zeros((2, 36), np.float32)], plain)
     x, noise = row(3, (6, 6, 2, 2), 24, 18)
     odd = noise.copy()
     odd[[1, 8, 30]] = np.nan, np.inf, -np.inf

@@ -83,18 +83,25 @@ def _shapes() -> Iterator[Case]:
                 yield _case(f"{name}-by-score", [scores, feats], k=k, mode=mode, order="score")
 
 
+def _exact(name: str, inputs: list[np.ndarray], **attributes: Any) -> Case:
+    """Numbers that float16 holds exactly: a device may then be given it for the scores."""
+    return Case("TokenSelect", name, [*inputs], attributes)
+
+
 def _ties() -> Iterator[Case]:
     # Half-unit features: norms are 2 and similarities multiples of a quarter, exact in every face. Many are equal.
     rng = np.random.default_rng(5)
     feats = rng.choice(_reals([-1, 1]), (1, 30, 4))
     few = rng.integers(0, 3, (1, 30)).astype(np.float32)
     for mode in ("topk", "mmr", "sads"):
-        yield _case(f"{mode}-ties", [few, feats], k=14, mode=mode)
-        yield _case(f"{mode}-constant-scores", [np.full((1, 30), 3, np.float32), feats], k=9, mode=mode)
-        yield _case(f"{mode}-all-zero-features", [few, np.zeros((1, 30, 4), np.float32)], k=9, mode=mode)
-        yield _case(f"{mode}-all-equal", [np.zeros((2, 8), np.float32), np.ones((2, 8, 3), np.float32)], k=5, mode=mode)
-    yield _case("mmr-importance-alone", [few, feats], k=14, mode="mmr", lam=1.0)
-    yield _case("mmr-diversity-alone", [few, feats], k=14, mode="mmr", lam=0.0)
+        yield _exact(f"{mode}-ties", [few, feats], k=14, mode=mode)
+        yield _exact(f"{mode}-constant-scores", [np.full((1, 30), 3, np.float32), feats], k=9, mode=mode)
+        yield _exact(f"{mode}-all-zero-features", [few, np.zeros((1, 30, 4), np.float32)], k=9, mode=mode)
+        yield _exact(
+            f"{mode}-all-equal", [np.zeros((2, 8), np.float32), np.ones((2, 8, 3), np.float32)], k=5, mode=mode
+        )
+    yield _exact("mmr-importance-alone", [few, feats], k=14, mode="mmr", lam=1.0)
+    yield _exact("mmr-diversity-alone", [few, feats], k=14, mode="mmr", lam=0.0)
 
 
 def _values() -> Iterator[Case]:
