@@ -68,7 +68,12 @@ def run_command(
             click.echo(json.dumps(made.as_json()))
             return
         click.echo("" if speaks else ",".join(map(str, made.ids)))
-        click.echo(f"\n{made.stop_reason}; opened in {opened:.2f} s", err=True)
+        held = runtime.bundle
+        click.echo(
+            f"\n{made.stop_reason}; opened in {opened:.2f} s; {held.weight_bytes / 1e6:.0f} MB of graphs and weights, "
+            f"{held.kv_bytes(runtime.context) / 1e6:.0f} MB of cache for {runtime.context} tokens",
+            err=True,
+        )
         click.echo(speed_report(made.stats, runtime.native), err=True)
 
 
