@@ -11,13 +11,30 @@ namespace farthing {
 
 // The functions of libcudart that the backend calls, by their own names.
 struct Cuda {
-#define FARTHING_CUDA_FUNCTIONS(X)                                                                             \
-  X(cudaGetDeviceCount)                                                                                        \
-  X(cudaRuntimeGetVersion)                                                                                     \
-  X(cudaDeviceGetAttribute) X(cudaGetErrorString) X(cudaSetDevice) X(cudaMalloc) X(cudaMallocHost) X(cudaFree) \
-      X(cudaFreeHost) X(cudaMemset) X(cudaMemcpyAsync) X(cudaStreamCreate) X(cudaStreamDestroy)                \
-          X(cudaStreamSynchronize) X(cudaStreamBeginCapture) X(cudaStreamEndCapture) X(cudaGraphInstantiate)   \
-              X(cudaGraphDestroy) X(cudaGraphExecDestroy) X(cudaGraphLaunch) X(cudaMallocManaged)
+// clang-format off
+#define FARTHING_CUDA_FUNCTIONS(X) \
+  X(cudaGetDeviceCount)            \
+  X(cudaRuntimeGetVersion)         \
+  X(cudaDeviceGetAttribute)        \
+  X(cudaGetErrorString)            \
+  X(cudaSetDevice)                 \
+  X(cudaMalloc)                    \
+  X(cudaMallocHost)                \
+  X(cudaFree)                      \
+  X(cudaFreeHost)                  \
+  X(cudaMemset)                    \
+  X(cudaMemcpyAsync)               \
+  X(cudaStreamCreate)              \
+  X(cudaStreamDestroy)             \
+  X(cudaStreamSynchronize)         \
+  X(cudaStreamBeginCapture)        \
+  X(cudaStreamEndCapture)          \
+  X(cudaGraphInstantiate)          \
+  X(cudaGraphDestroy)              \
+  X(cudaGraphExecDestroy)          \
+  X(cudaGraphLaunch)               \
+  X(cudaMallocManaged)
+// clang-format on
 #define FARTHING_CUDA_MEMBER(name) decltype(&::name) name = nullptr;
   FARTHING_CUDA_FUNCTIONS(FARTHING_CUDA_MEMBER)
 #undef FARTHING_CUDA_MEMBER
