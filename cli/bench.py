@@ -62,6 +62,7 @@ def bench_command(
             **_medians(samples, prompt_tokens, new_tokens),
             "weight_bytes": runtime.bundle.weight_bytes,
             "kv_bytes": runtime.bundle.kv_bytes(prompt_tokens + new_tokens),
+            "carries": "state" if "state" in runtime.bundle.manifest else "cache",
             "peak_rss_bytes": _peak_rss(),
             "load_average": os.getloadavg()[0],
         }
@@ -116,5 +117,5 @@ def _table(r: dict[str, Any]) -> str:
         f"  decode    {r['decode_tokens_per_cpu_second']:8.1f} tokens/CPU-s   {r['decode_tokens_per_second']:8.1f} tokens/s"
         f"   ({r['new_tokens']} tokens)\n"
         f"  outside   {r['outside_microseconds_per_pass']:.0f} us per pass\n"
-        f"  memory    {peak} at most, for {r['weight_bytes'] / 1e6:.0f} MB weights and {r['kv_bytes'] / 1e6:.1f} MB cache"
+        f"  memory    {peak} at most, for {r['weight_bytes'] / 1e6:.0f} MB weights and {r['kv_bytes'] / 1e6:.3g} MB {r['carries']}"
     )

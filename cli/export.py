@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 HELP = """Turn a checkpoint into a bundle: a folder with ONNX graphs, tokenizer and recorded test vectors.
 
 \b
-METHOD is what the model does with its tokens; `decoder` is plain text generation.
---checkpoint is one of
+METHOD is what the model does with its tokens; `decoder` is plain text generation (`farthing methods` lists all).
+--checkpoint for `decoder` is one of
   * a Hugging Face folder: config.json, *.safetensors, tokenizer.json
   * a GGUF file: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K ...
-of a Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 or Qwen3 model.
+of a Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 or Qwen3 model; for `gam` the official class's state_dict:
+a .safetensors or .pt file, or a folder with model.safetensors (or pytorch_model.bin) and tokenizer.json.
 
 \b
 Examples:
   farthing export decoder --checkpoint SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   farthing export decoder --checkpoint ~/models/Qwen2.5-0.5B --out qwen --dtype float16
+  farthing export gam --checkpoint gam.safetensors --out gam
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
@@ -44,13 +46,13 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 
 @click.command("export", help=HELP, short_help="Turn a checkpoint into a bundle.")
 @click.argument("method")
-@click.option("--checkpoint", required=True, type=click.Path(), help="Hugging Face folder or .gguf file.")
+@click.option("--checkpoint", required=True, type=click.Path(), help="Folder or file with the weights, see above.")
 @click.option("--out", required=True, type=click.Path(), help="Folder to make; an older bundle there is replaced.")
 @click.option(
     "--dtype",
     default="float32",
     show_default=True,
-    help="How matrices are stored: float32, or float16 for half the size. Arithmetic is float32 either way.",
+    help="How matrices are stored: float32, or float16 for half the size (gam: int8 is 8-bit memory banks). Arithmetic is float32 either way.",
 )
 @click.option(
     "--no-check", is_flag=True, help="Skip the comparison with PyTorch (large models: it reads all weights again)."

@@ -20,7 +20,7 @@ HELP = """Show what is in a bundle: model, files, quantisation, origin, the memo
 
 \b
 Nothing is run, and hashes are not recomputed (`farthing verify` does both).
-Memory is weights + key/value cache at --context + a margin of 150 MiB for everything else.
+Memory is weights + key/value cache at --context (or recurrent state) + a margin of 150 MiB for everything else.
 Node counts need the package onnx (farthing[export]); without it the rest is shown.
 
 \b
@@ -62,6 +62,7 @@ def inspect(bundle: Bundle, context: int | None = None) -> dict[str, Any]:
         "format_version": m["format_version"],
         "method": m["method"],
         "model": m["model"],
+        "state": m.get("state"),
         "tokenizer": m["tokenizer"],
         "quantization": m["quantization"],
         "provenance": m["provenance"],
@@ -116,7 +117,7 @@ def _text(report: dict[str, Any]) -> str:
         f"{report['name']}  ({report['path']}, format {report['format_version']})",
         f"  method      {method['id']}: {method['procedure']}, {method['guarantee']}",
         f"  model       {model['family']}, {model['parameters'] / 1e6:.1f} M parameters, {model['layers']} layers of "
-        f"{model['hidden_size']}, {model['heads']} heads over {model['kv_heads']}, vocabulary {model['vocab_size']}, "
+        f"{model['hidden_size']}, {_mixer(model)}, vocabulary {model['vocab_size']}, "
         f"trained for {model['max_positions']} positions",
         f"  weights     {_weights(quantization)}",
         f"  tokenizer   {_tokenizer(report['tokenizer'])}",
@@ -131,7 +132,7 @@ def _text(report: dict[str, Any]) -> str:
             f"    {memory[part] / 2**20:>10.1f} MiB  {what}"
             for part, what in (
                 ("weights", "weights"),
-                ("kv", f"key/value cache, {memory['kv'] // memory['context']:,} bytes a token"),
+                ("kv", _carried(report)),
                 ("margin", "margin for onnxruntime, tokenizer and scratch"),
                 ("total", "in all"),
             )
@@ -142,12 +143,26 @@ def _text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _mixer(model: dict[str, Any]) -> str:
+    if "slots" in model:
+        return f"{model['slots']} memory slots, convolutions of {model['kernel_size']}, {model['receptive_field']} tokens in sight"
+    return f"{model['heads']} heads over {model['kv_heads']}"
+
+
+def _carried(report: dict[str, Any]) -> str:
+    if state := report["state"]:
+        return f"state, {state['layers']} x {state['rows']} rows of {state['width']}, the same for every context"
+    memory = report["memory"]
+    return f"key/value cache, {memory['kv'] // memory['context']:,} bytes a token"
+
+
 def _weights(quantization: dict[str, Any]) -> str:
     matrices = quantization["weights"]
     text = f"{matrices} matrices"
     if "block" in quantization:
         text += f" in blocks of {quantization['block']}"
-    return text + f", {quantization.get('embedding', matrices)} embedding, {quantization.get('head', matrices)} head"
+    text += f", {quantization.get('embedding', matrices)} embedding, {quantization.get('head', matrices)} head"
+    return text + (f", {quantization['memory']} memory banks" if "memory" in quantization else "")
 
 
 def _tokenizer(tokenizer: dict[str, Any] | None) -> str:

@@ -43,6 +43,13 @@ Exit codes: 0 done, 2 bad request, 4 bad bundle, 6 a part is not installed, 130 
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Longest answer, in tokens.")
 @sampling_options
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
+@click.option(
+    "--restart-window",
+    type=int,
+    default=0,
+    show_default=True,
+    help="With the context full, begin again with the last this many tokens; 0 = stop.",
+)
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token (for measuring).")
 @open_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
@@ -68,10 +75,17 @@ def run_command(
             click.echo(json.dumps(made.as_json()))
             return
         click.echo("" if speaks else ",".join(map(str, made.ids)))
-        held = runtime.bundle
+        held, restarts = runtime.bundle, made.stats["restarts"]
+        again = f"; began again {restarts} times with the last {how['restart_window']} tokens" if restarts else ""
+        state = "state" in held.manifest
+        carried = held.kv_bytes(runtime.context)
         click.echo(
-            f"\n{made.stop_reason}; opened in {opened:.2f} s; {held.weight_bytes / 1e6:.0f} MB of graphs and weights, "
-            f"{held.kv_bytes(runtime.context) / 1e6:.0f} MB of cache for {runtime.context} tokens",
+            f"\n{made.stop_reason}{again}; opened in {opened:.2f} s; {held.weight_bytes / 1e6:.0f} MB of graphs and weights, "
+            + (
+                f"{carried:,} bytes of state"
+                if state
+                else f"{carried / 1e6:.0f} MB of cache for {runtime.context} tokens"
+            ),
             err=True,
         )
         click.echo(speed_report(made.stats, runtime.native), err=True)

@@ -104,7 +104,17 @@ def _raise_first(failures: Any) -> None:
 
 def _drift(bundle: Bundle, against: str, tolerance: float | None, threads: int) -> list[Drift]:
     from ..errors import MissingDependencyError
+    from ..runtime.tensors import DECODER
 
+    if DECODER not in bundle.manifest["graphs"]:
+        raise RequestError(
+            found_wanted(
+                f"--against for method {bundle.manifest['method']['id']}",
+                "not supported",
+                "a bundle of method decoder",
+                "the exporter compares such a bundle with PyTorch; export it again without --no-check",
+            )
+        )
     try:
         from ..calibration.drift import drift
         from ..export.checkpoint import open_checkpoint

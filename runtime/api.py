@@ -153,6 +153,7 @@ class Runtime:
         stop_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         reuse_prefix: bool = False,
+        restart_window: int = 0,
         on_text: Callable[[str], bool | None] | None = None,
         on_token: Callable[[int], bool | None] | None = None,
     ) -> Generation:
@@ -167,7 +168,8 @@ class Runtime:
         (unless ``ignore_eos``), at ``stop_ids``, before a ``stop`` string, after ``max_new_tokens`` or with the context full.
 
         ``reuse_prefix`` keeps the cache of what the prompt and the last sequence begin with, which makes the next turn of a
-        conversation cheap. ``on_text`` gets each piece of final text, ``on_token`` each id; returning False ends the generation.
+        conversation cheap. ``restart_window`` above 0: with the context full, begin again at position 0 with the last that many tokens
+        and go on; what was before them is forgotten, and ``stats["restarts"]`` counts how often. ``on_text`` gets each piece of final text, ``on_token`` each id; returning False ends the generation.
 
         Raises RequestError before anything runs; FarthingError if the model gives NaN.
         """
@@ -199,6 +201,13 @@ class Runtime:
             ),
             "stop_ids": ends,
             "reuse_prefix": bool(reuse_prefix),
+            "restart_window": check.whole_number(
+                "restart_window",
+                restart_window,
+                0,
+                max(0, engine.capacity - 1),
+                "keep fewer tokens than the context has",
+            ),
         }
         if self._tokenizer is None and (stops or on_text is not None):
             raise self._no_tokenizer("stop strings and on_text")
@@ -269,13 +278,25 @@ class Runtime:
         with self._alone():
             self.engine.prefill(checked)
 
+    def extend(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Append ``ids`` in one pass and return the logits of each, float32 [len(ids), V]: what a verifier of drafted tokens wants.
+
+        Keep the first a of them by ``rewind(length_before + a)``, which then runs nothing. Raises RequestError.
+        """
+        checked = check.token_ids("ids to extend by", ids, self.vocab_size)
+        with self._alone():
+            return self.engine.extend(checked)
+
     def logits(self) -> np.ndarray:
         """Float32 [V] of the last row that ran, a copy. Raises RequestError after a reset or rewind."""
         with self._alone():
             return self.engine.logits()
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens; costs nothing. Raises RequestError."""
+        """Forget all but the first ``length`` tokens. Raises RequestError.
+
+        Costs nothing with a key/value cache; with a recurrent state nothing inside the last pass, else a pass over a few tokens.
+        """
         length = check.whole_number(
             "length to rewind to", length, 0, self.length, "rewind to a length that was reached"
         )

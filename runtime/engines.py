@@ -48,6 +48,9 @@ class Engine(Protocol):
     def prefill(self, ids: Sequence[int]) -> None:
         """Append ids; `logits` is that of the last."""
 
+    def extend(self, ids: Sequence[int]) -> np.ndarray:
+        """Append ids in one pass; float32 [len(ids), V], the logits of each."""
+
     def logits(self) -> np.ndarray:
         """Float32 [V] of the last row, a copy."""
 

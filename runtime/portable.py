@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import BundleError, FarthingError, MissingDependencyError, RequestError, found_wanted
 from . import tensors as names
 from .bundle import Bundle
+from .memory import memory_of
 from .sampling import Sampling, choose
 from .state import load_state, save_state
 
@@ -38,17 +39,14 @@ class PortableEngine:
         self._capacity = context
         self._chunk = min(chunk, context)
         self._vocab = int(bundle.manifest["model"]["vocab_size"])
-        kv = bundle.manifest["kv"]
-        shape = (kv["kv_heads"], context, kv["head_dim"])
-        # Zeros, not empty: a slot that is masked out must still hold numbers, since 0 x NaN is NaN.
-        self._caches = [np.zeros(shape, np.float32) for _ in range(2 * kv["layers"])]
+        self._memory = memory_of(bundle.manifest, context, self._chunk)
+        self._has_past_len = "state" not in bundle.manifest
         self._ids = np.zeros(self._chunk, np.int64)
         self._positions = np.zeros(self._chunk, np.int64)
         self._past = np.zeros(1, np.int64)
-        self._row = np.zeros(1, np.int64)
         self._logits = np.zeros(self._vocab, np.float32)
         self._has_logits = False
-        self._bindings: dict[int, Any] = {}
+        self._bindings: dict[tuple[int, int], _Bound] = {}
         self._tokens: list[int] = []
         self._cancelled = threading.Event()
         self._passes, self._rows, self._seconds = 0, 0, 0.0
@@ -78,7 +76,11 @@ class PortableEngine:
         self.rewind(0)
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens; the slots behind are overwritten later. Raises RequestError."""
+        """Forget all but the first ``length`` tokens. Raises RequestError.
+
+        A cache's slots are overwritten later; a recurrent state inside the last pass is taken from its window, and farther back
+        made again from the last few tokens.
+        """
         if not 0 <= length <= self.length:
             raise RequestError(
                 found_wanted(
@@ -86,13 +88,28 @@ class PortableEngine:
                 )
             )
         if length != self.length:
-            del self._tokens[length:]
+            first = self._memory.rewind(length)
+            again = self._tokens[first:length]
+            del self._tokens[first:]
+            for at in range(0, len(again), self._chunk):
+                self._run(again[at : at + self._chunk])
             self._has_logits = False
 
     def prefill(self, ids: Sequence[int]) -> None:
         """Append ``ids`` in passes of at most ``chunk`` rows; afterwards `logits` belongs to the last. Raises RequestError."""
         self._cancelled.clear()
         self._append(ids)
+
+    def extend(self, ids: Sequence[int]) -> np.ndarray:
+        """Append ``ids`` in one pass; float32 [len(ids), V], the logits of each. `rewind` into them costs nothing. Raises RequestError."""
+        self._cancelled.clear()
+        self._check_ids(ids)
+        self._check_room(ids)
+        if len(ids) > self._chunk:
+            raise RequestError(
+                found_wanted("rows to extend by", len(ids), f"at most {self._chunk}", "use prefill, or several calls")
+            )
+        return self._run(ids, every_row=True).copy()
 
     def logits(self) -> np.ndarray:
         """Float32 [V] of the last row, a copy. Raises RequestError when nothing was run."""
@@ -107,6 +124,8 @@ class PortableEngine:
     ) -> dict[str, Any]:
         """Prefill and decode. `Runtime.generate` is the comfortable face of this; docs/runtime.md lists options and result."""
         how = Sampling(**{k: options[k] for k in _SAMPLING if k in options})
+        restart = int(options.get("restart_window", 0))
+        self._check_restart(restart)
         limit, stop_ids = int(options.get("max_new_tokens", 128)), frozenset(options.get("stop_ids", ()))
         self._check_ids(prompt_ids)
         self._cancelled.clear()
@@ -121,7 +140,7 @@ class PortableEngine:
         start = _Clock()
         self._append(prompt)
         prefilled = _Clock()
-        made = self._decode(how, limit, stop_ids, on_token, start)
+        made = self._decode(how, limit, stop_ids, restart, on_token, start)
         end = _Clock()
         stats = {
             "prompt_tokens": len(prompt),
@@ -134,6 +153,7 @@ class PortableEngine:
             "prefill_cpu_seconds": prefilled.cpu - start.cpu,
             "decode_cpu_seconds": end.cpu - prefilled.cpu,
             "model_seconds": self._seconds - seconds,
+            "restarts": made.restarts,
             "kernels": False,
         }
         return {"ids": made.ids, "stop_reason": made.reason, "stop_id": made.stop_id, "stats": stats}
@@ -144,21 +164,23 @@ class PortableEngine:
 
     def save_state(self, path: str | Path) -> None:
         """Write cache and tokens as one file with a checksum. Raises RequestError."""
-        save_state(Path(path), self._bundle, self._tokens, self._caches)
+        save_state(Path(path), self._bundle, self._tokens, self._memory.parts(self.length))
 
     def load_state(self, path: str | Path) -> None:
         """Take cache and tokens from a saved file. Raises RequestError, BundleError; then nothing has changed."""
-        tokens, caches = load_state(Path(path), self._bundle, self._capacity, self._vocab)
+        tokens, parts = load_state(Path(path), self._bundle, self._capacity, self._vocab)
         self._has_logits = False
         self._tokens = tokens
-        for mine, theirs in zip(self._caches, caches, strict=True):
-            mine[:, : len(tokens)] = theirs
+        for mine, theirs in zip(self._memory.parts(len(tokens)), parts, strict=True):
+            mine[:] = theirs
+        self._memory.loaded(len(tokens))
 
     def _decode(
         self,
         how: Sampling,
         limit: int,
         stop_ids: frozenset[int],
+        restart: int,
         on_token: Callable[[int], bool] | None,
         start: _Clock,
     ) -> _Decoded:
@@ -180,14 +202,39 @@ class PortableEngine:
                 return made
             if len(made.ids) >= limit:
                 return made
-            if self.length == self._capacity:
+            seen.add(token)
+            if self.length < self._capacity:
+                self._append([token])
+            elif restart:
+                kept = [*self._tokens, token][-restart:]
+                self.reset()
+                self._append(kept)
+                made.restarts += 1
+            else:
                 made.reason = "context"
                 return made
-            seen.add(token)
-            self._append([token])
+
+    def _check_restart(self, restart: int) -> None:
+        if restart and not 1 <= restart < self._capacity:
+            raise RequestError(
+                found_wanted(
+                    "restart_window",
+                    restart,
+                    f"0 (off) to {self._capacity - 1}",
+                    "keep fewer tokens than the context has",
+                )
+            )
 
     def _append(self, ids: Sequence[int]) -> None:
         self._check_ids(ids)
+        self._check_room(ids)
+        for at in range(0, len(ids), self._chunk):
+            if at > 0 and self._cancelled.is_set():
+                self._has_logits = False
+                return
+            self._run(ids[at : at + self._chunk])
+
+    def _check_room(self, ids: Sequence[int]) -> None:
         if len(ids) > self._capacity - self.length:
             raise RequestError(
                 found_wanted(
@@ -197,52 +244,51 @@ class PortableEngine:
                     "shorten it, or open the bundle with a longer context",
                 )
             )
-        for at in range(0, len(ids), self._chunk):
-            if at > 0 and self._cancelled.is_set():
-                self._has_logits = False
-                return
-            self._run(ids[at : at + self._chunk])
 
-    def _run(self, ids: Sequence[int]) -> None:
+    def _run(self, ids: Sequence[int], every_row: bool = False) -> np.ndarray:
+        """One pass; logits [1,V] of the last row or [rows,V] of each, valid until the next."""
         rows, past = len(ids), self.length
         self._ids[:rows] = ids
         self._positions[:rows] = np.arange(past, past + rows)
-        self._past[0], self._row[0] = past, rows - 1
-        binding = self._bound(rows)
+        self._past[0] = past
+        bound = self._bound(rows, rows if every_row else 1)
         self._has_logits = False
         start = time.perf_counter()
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(bound.binding)
         except Exception as error:  # onnxruntime's own classes are many and private
             raise FarthingError(f"ONNX Runtime stopped: {error}") from error
         self._seconds += time.perf_counter() - start
+        self._memory.ran(past, rows)
+        self._logits[:] = bound.logits[-1]
         self._has_logits = True
         self._tokens += [int(i) for i in ids]
         self._passes += 1
         self._rows += rows
+        return bound.logits
 
-    def _bound(self, rows: int) -> Any:
-        """Bindings of a pass of ``rows`` rows. Two are kept, decoding's one row and the last other: making one takes as long
-        as a small model's pass."""
-        if rows not in self._bindings:
-            self._bindings = {1: self._bindings[1]} if 1 in self._bindings else {}
+    def _bound(self, rows: int, wanted: int) -> _Bound:
+        """Bindings of a pass of ``rows`` rows whose last ``wanted`` get logits. Two are kept, decoding's one row and the last other:
+        making one takes as long as a small model's pass."""
+        key = (rows, wanted)
+        if key not in self._bindings:
+            self._bindings = {(1, 1): self._bindings[1, 1]} if (1, 1) in self._bindings else {}
             binding = self._session.io_binding()
-            inputs = {
+            logits = np.zeros((wanted, self._vocab), np.float32)
+            logit_rows = np.arange(rows - wanted, rows, dtype=np.int64)
+            inputs: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
                 names.INPUT_IDS: (self._ids, (1, rows)),
                 names.POSITIONS: (self._positions, (1, rows)),
-                names.PAST_LEN: (self._past, (1,)),
-                names.LOGIT_ROWS: (self._row, (1, 1)),
+                names.LOGIT_ROWS: (logit_rows, (1, wanted)),
             }
+            if self._has_past_len:
+                inputs[names.PAST_LEN] = (self._past, (1,))
             for name, (array, shape) in inputs.items():
                 binding.bind_input(name, "cpu", 0, array.dtype, shape, array.ctypes.data)
-            binding.bind_output(names.LOGITS, "cpu", 0, np.float32, (1, 1, self._vocab), self._logits.ctypes.data)
-            for i, cache in enumerate(self._caches):
-                past, present = ((names.PAST_K, names.PRESENT_K), (names.PAST_V, names.PRESENT_V))[i % 2]
-                place = ("cpu", 0, np.float32, (1, *cache.shape), cache.ctypes.data)
-                binding.bind_input(past.format(i // 2), *place)
-                binding.bind_output(present.format(i // 2), *place)  # the same buffer: written in place
-            self._bindings[rows] = binding
-        return self._bindings[rows]
+            binding.bind_output(names.LOGITS, "cpu", 0, np.float32, (1, wanted, self._vocab), logits.ctypes.data)
+            self._memory.bind(binding, rows)
+            self._bindings[key] = _Bound(binding, logits, logit_rows)
+        return self._bindings[key]
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if len(ids) == 0:
@@ -261,12 +307,22 @@ class _Clock:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
 
+@dataclass(frozen=True)
+class _Bound:
+    """A binding with the arrays that must live as long: ``logits`` float32 [wanted,V], ``logit_rows`` int64 [wanted]."""
+
+    binding: Any
+    logits: np.ndarray
+    logit_rows: np.ndarray
+
+
 @dataclass
 class _Decoded:
     ids: list[int] = field(default_factory=list)
     reason: str = "length"
     stop_id: int | None = None
     first_token_seconds: float = 0.0
+    restarts: int = 0
 
 
 def _common(cached: list[int], prompt: list[int]) -> int:
@@ -292,7 +348,7 @@ def _open(bundle: Bundle, threads: int) -> Any:
     options.log_severity_level = 3
     # Block-wise int4 weights with int8 activations inside the product: 3.5 times faster than float activations at one row.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-    path = bundle.graph(names.DECODER)
+    path = bundle.graph(bundle.step_graph)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes are many and private

@@ -1,12 +1,13 @@
 """The file a sequence is saved to; `runtime/core/state_file.cc` reads and writes the same.
 
-Little-endian: header; int32 tokens [length]; per layer float32 keys [Hkv,length,dh], then values; SHA-256 of all of it as 64
-hex characters.
+Little-endian: header; int32 tokens [length]; per layer float32 keys [Hkv,length,dh], then values, or the rows [k-1,D] of a recurrent
+state; SHA-256 of all of it as 64 hex characters.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 from pathlib import Path
@@ -16,9 +17,10 @@ import numpy as np
 
 from ..errors import BundleError, RequestError, found_wanted
 from .bundle import Bundle
-from .tensors import DECODER
 
-_HEADER = struct.Struct("<8sq64sqqqq")  # magic, version, graph identity, layers, kv_heads, head_dim, length
+_HEADER = struct.Struct("<8sq64sqqqq")
+"""Magic, version, graph identity, layers, kv_heads and head_dim (of a state: rows and width), length."""
+
 _MAGIC = b"FARTHSEQ"
 _VERSION = 1
 _DIGEST = 64
@@ -27,29 +29,39 @@ _PIECE = 1 << 20
 
 def graph_identity(bundle: Bundle) -> str:
     """Hex SHA-256 over the digests of graph and external data: which model a saved state belongs to."""
-    graph = bundle.manifest["graphs"][DECODER]
+    graph = bundle.manifest["graphs"][bundle.step_graph]
     digests = (bundle.manifest["files"][f]["sha256"] for f in [graph["file"], *graph["data"]])
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def save_state(path: Path, bundle: Bundle, tokens: list[int], caches: list[np.ndarray]) -> None:
-    """Write ``tokens`` and the first len(tokens) slots of ``caches`` (keys, values of layer 0, 1, ...; float32 [Hkv,C,dh]).
+def _geometry(bundle: Bundle) -> list[int]:
+    if state := bundle.manifest.get("state"):
+        return [state["layers"], state["rows"], state["width"]]
+    kv = bundle.manifest["kv"]
+    return [kv["layers"], kv["kv_heads"], kv["head_dim"]]
+
+
+def _part_shapes(bundle: Bundle, length: int) -> list[tuple[int, ...]]:
+    layers, first, second = _geometry(bundle)
+    return [(first, second)] * layers if "state" in bundle.manifest else [(first, length, second)] * (2 * layers)
+
+
+def save_state(path: Path, bundle: Bundle, tokens: list[int], parts: list[np.ndarray]) -> None:
+    """Write ``tokens`` and ``parts`` (float32; keys, values of layer 0, 1, ... [Hkv,length,dh], or states [rows,width]).
 
     Written beside ``path`` and renamed, so an older file survives a full disk. Raises RequestError.
     """
-    kv, n = bundle.manifest["kv"], len(tokens)
+    n = len(tokens)
     staged = path.with_name(f"{path.name}.partial{os.getpid()}")
     try:
         with staged.open("wb") as stream:
             digest = hashlib.sha256()
-            header = _HEADER.pack(
-                _MAGIC, _VERSION, graph_identity(bundle).encode(), kv["layers"], kv["kv_heads"], kv["head_dim"], n
-            )
+            header = _HEADER.pack(_MAGIC, _VERSION, graph_identity(bundle).encode(), *_geometry(bundle), n)
             for part in (header, np.asarray(tokens, "<i4").tobytes()):
                 digest.update(part)
                 stream.write(part)
-            for cache in caches:
-                part = np.ascontiguousarray(cache[:, :n], "<f4").tobytes()
+            for array in parts:
+                part = np.ascontiguousarray(array, "<f4").tobytes()
                 digest.update(part)
                 stream.write(part)
             stream.write(digest.hexdigest().encode())
@@ -63,7 +75,7 @@ def save_state(path: Path, bundle: Bundle, tokens: list[int], caches: list[np.nd
 
 
 def load_state(path: Path, bundle: Bundle, capacity: int, vocab_size: int) -> tuple[list[int], list[np.ndarray]]:
-    """(tokens, caches float32 [Hkv,length,dh]) of a saved file, after all checks.
+    """(tokens, float32 parts as `save_state` takes them) of a saved file, after all checks.
 
     Raises RequestError (no such file, longer than ``capacity``) and BundleError (another model, truncated, edited).
     """
@@ -79,7 +91,6 @@ def load_state(path: Path, bundle: Bundle, capacity: int, vocab_size: int) -> tu
 def _load(
     path: Path, stream: BinaryIO, bundle: Bundle, capacity: int, vocab_size: int
 ) -> tuple[list[int], list[np.ndarray]]:
-    kv = bundle.manifest["kv"]
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
         raise _damaged(path, "truncated", "a whole state file")
@@ -89,7 +100,7 @@ def _load(
     if version != _VERSION:
         raise _damaged(f"version of {path}", version, _VERSION)
     wanted = graph_identity(bundle)
-    if graph != wanted.encode() or [layers, heads, dim] != [kv["layers"], kv["kv_heads"], kv["head_dim"]]:
+    if graph != wanted.encode() or [layers, heads, dim] != _geometry(bundle):
         raise BundleError(
             found_wanted(
                 f"model of {path}",
@@ -102,8 +113,8 @@ def _load(
         raise RequestError(
             found_wanted(f"length of {path}", length, f"0 to {capacity}", "open the bundle with a longer context")
         )
-    cache_bytes = heads * length * dim * 4
-    body = _HEADER.size + 4 * length + 2 * layers * cache_bytes
+    shapes = _part_shapes(bundle, length)
+    body = _HEADER.size + 4 * length + sum(4 * math.prod(shape) for shape in shapes)
     size = path.stat().st_size
     if size != body + _DIGEST:
         raise _damaged(f"size of {path}", f"{size} bytes", f"{body + _DIGEST} bytes")
@@ -112,9 +123,7 @@ def _load(
     tokens = np.frombuffer(stream.read(4 * length), "<i4").tolist()
     if any(not 0 <= token < vocab_size for token in tokens):
         raise _damaged(f"tokens of {path}", "out of range", f"ids below {vocab_size}")
-    shape = (heads, length, dim)
-    caches = [np.frombuffer(stream.read(cache_bytes), "<f4").reshape(shape) for _ in range(2 * layers)]
-    return tokens, caches
+    return tokens, [np.frombuffer(stream.read(4 * math.prod(shape)), "<f4").reshape(shape) for shape in shapes]
 
 
 def _check_digest(path: Path, stream: BinaryIO, body: int) -> None:

@@ -34,9 +34,18 @@ PRESENT_K = "present_k.{}"
 PRESENT_V = "present_v.{}"
 """float32 [B,Hkv,C,dh]: the same cache after the write; bind it to the buffer of past_v."""
 
+CONV_STATE = "conv_state.{}"
+"""float32 [B,k-1,D]: rows of layer {} before this pass, after its first norm; zeros at the start. k taps of the convolution."""
+
+CONV_WINDOW = "conv_window.{}"
+"""float32 [B,k-1+S,D]: conv_state followed by this pass's rows. Rows a..a+k-2 are the state after its first a rows."""
+
 HIDDEN = "hidden.{}"
 """float32 [B,S,D]: residual stream after layer {}; hidden.0 is the embedding, hidden.L the stream after the last layer.
 An inner value of the graph: the drift report turns it into an output."""
 
 DECODER = "decoder"
 """Name of the graph of a plain decoder in the manifest, and stem of its file."""
+
+GAM = "gam_lm"
+"""Name of the graph of a gated associative memory in the manifest, and stem of its file."""

@@ -21,8 +21,8 @@ import numpy as np
 
 from ..errors import BundleError, RequestError, found_wanted
 from ..plugins import library_path
-from . import tensors as names
 from .bundle import Bundle
+from .stepper import Stepper
 
 TOLERANCE = 2e-4
 """Largest allowed difference of a logit, times the largest logit where that exceeds 1: machines differ in the order of sums only.
@@ -222,7 +222,7 @@ def verify_vectors(
     results = []
     for engine in engines:
         start = time.perf_counter()
-        session = open_session(str(bundle.graph(names.DECODER)), session_options(bundle, engine, threads))
+        session = open_session(str(bundle.graph(bundle.step_graph)), session_options(bundle, engine, threads))
         # Kernels as the runtime calls them, a sequence at a time. Where every step widens all weights first (bodies; int8 in float32
         # arithmetic), in one batch as they were recorded: that costs the same as one sequence.
         alone = engine == ROUNDED or (engine == "kernels" and not is_integer(bundle))
@@ -248,33 +248,18 @@ def _same_steps(cases: Sequence[Case]) -> list[list[Case]]:
 
 
 def _replay(session: Any, bundle: Bundle, cases: list[Case], tolerance: float) -> list[CaseResult]:
-    """Prefill, then one row at a time. Shorter prompts are padded on the right; the padding's slots are overwritten before use."""
-    kv, steps = bundle.manifest["kv"], len(cases[0].greedy_ids)
+    """Prefill, then one row at a time. Shorter prompts are padded on the right."""
+    steps = len(cases[0].greedy_ids)
     lengths = np.array([len(c.prompt_ids) for c in cases], np.int64)
     ids = np.zeros((len(cases), int(lengths.max())), np.int64)
     for row, case in zip(ids, cases, strict=True):
         row[: len(case.prompt_ids)] = case.prompt_ids
-    shape = (len(cases), kv["kv_heads"], ids.shape[1] + steps, kv["head_dim"])
-    cache = [np.zeros(shape, np.float32) for _ in range(2 * kv["layers"])]
-    pasts = [n.format(i) for i in range(kv["layers"]) for n in (names.PAST_K, names.PAST_V)]
-    presents = [n.format(i) for i in range(kv["layers"]) for n in (names.PRESENT_K, names.PRESENT_V)]
+    stepper = Stepper(session, bundle.manifest, len(cases), ids.shape[1] + steps)
     recorded = np.array([c.greedy_ids for c in cases], np.int64)
-    past_len, rows = np.zeros(len(cases), np.int64), (lengths - 1)[:, None]
-    first, chosen = np.empty(0), []
-    for step in range(steps):
-        feeds = {
-            names.INPUT_IDS: ids,
-            names.POSITIONS: past_len[:, None] + np.arange(ids.shape[1]),
-            names.PAST_LEN: past_len,
-            names.LOGIT_ROWS: rows,
-            **dict(zip(pasts, cache, strict=True)),
-        }
-        logits, *cache = session.run([names.LOGITS, *presents], feeds)
-        if step == 0:
-            first = logits[:, 0]
-        chosen.append(logits[:, 0].argmax(-1))
-        past_len = lengths + step
-        ids, rows = recorded[:, step : step + 1], np.zeros((len(cases), 1), np.int64)
+    first = stepper.step(ids, lengths)
+    chosen = [first.argmax(-1)]
+    for step in range(1, steps):
+        chosen.append(stepper.step(recorded[:, step - 1 : step]).argmax(-1))
     found = np.stack(chosen, axis=1)
     return [_compare(case, first[i], found[i], tolerance) for i, case in enumerate(cases)]
 

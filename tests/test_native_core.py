@@ -61,11 +61,11 @@ def test_no_allocation_per_token(programs: Path, bundle: Path) -> None:
     assert int(words[3]) > 0, "the counter saw nothing at all, not even ONNX Runtime"
 
 
-def test_installed_library_gives_the_ids_of_python(programs: Path, bundle: Path, tmp_path: Path) -> None:
-    """examples/cpp as a user would build it: greedy and sampled ids equal those of the Python interface."""
-    import farthing
-
-    built, sdk, example = programs.parent, tmp_path / "sdk", tmp_path / "example"
+@pytest.fixture(scope="session")
+def example(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """examples/cpp as a user would build it, against the installed library."""
+    folder = tmp_path_factory.mktemp("cpp")
+    built, sdk, example = programs.parent, folder / "sdk", folder / "example"
     for command in (
         ["cmake", "--build", built, "--parallel", "2", "--target", "farthing", "farthing_ops"],
         ["cmake", "--install", built, "--component", "sdk", "--prefix", sdk],
@@ -74,6 +74,18 @@ def test_installed_library_gives_the_ids_of_python(programs: Path, bundle: Path,
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return example
+
+
+@pytest.mark.parametrize("method", ["decoder", "gam"])
+def test_installed_library_gives_the_ids_of_python(example: Path, bundle: Path, method: str) -> None:
+    """Greedy and sampled ids equal those of the Python interface, with a cache and with a constant state."""
+    import farthing
+
+    if method == "gam":
+        import gam_models
+
+        bundle = gam_models.bundle()
     runtime = farthing.load(bundle, native=True, threads=1)
     for prompt, temperature, seed in (
         ("the farthing", 0.0, 0),

@@ -58,6 +58,16 @@ def quantize(
     start = time.perf_counter()
     writer = BundleWriter(out, overwrite=overwrite)  # refuses an unsuitable target before any work
     source = open_bundle(bundle)
+    if DECODER not in source.manifest["graphs"]:
+        method = source.manifest["method"]["id"]
+        raise RequestError(
+            found_wanted(
+                f"method of {source.path}",
+                method,
+                "decoder",
+                f"`farthing export {method} --dtype ...` chooses how such a bundle stores its weights",
+            )
+        )
     has = source.manifest["quantization"]
     if has["weights"] not in ("float32", "float16"):
         raise RequestError(

@@ -22,7 +22,12 @@ INLINE_LIMIT = 4096
 Progress = Callable[[str, int, int], None]
 """(what is being done, done so far, total); called often, must be cheap."""
 
-_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int64": TensorProto.INT64}
+_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int8": TensorProto.INT8,
+    "int64": TensorProto.INT64,
+}
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -118,7 +123,7 @@ class GraphWriter:
     def weight(self, name: str, shape: tuple[int, ...], dtype: str, parts: Iterable[np.ndarray]) -> None:
         """Add an initializer made of ``parts`` one after the other along the first axis, each written and let go.
 
-        float16 or float32; inside the .onnx file below INLINE_LIMIT bytes, else in external data at a page boundary.
+        float16, float32 or int8 (from int8 parts); inside the .onnx file below INLINE_LIMIT bytes, else in external data at a page boundary.
         """
         target = np.dtype(dtype).newbyteorder("<")
         proto = TensorProto(name=name, data_type=_TYPES[dtype], dims=shape)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, found_wanted
+from ..tensors import DECODER, GAM
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -58,10 +59,20 @@ class Bundle:
         listed = self.manifest["files"]
         return sum(listed[f]["bytes"] for g in self.manifest["graphs"].values() for f in [g["file"], *g["data"]])
 
+    @property
+    def step_graph(self) -> str:
+        """Name of the graph that the decode loop runs."""
+        return GAM if "state" in self.manifest else DECODER
+
     def kv_bytes(self, context: int, batch: int = 1) -> int:
-        """Bytes of the key/value cache for ``context`` slots: 2 caches x layers x heads x head size x 4."""
+        """Bytes that ``batch`` sequences of ``context`` tokens keep between steps.
+
+        Key/value cache: 2 caches x layers x heads x head size x 4 a token. Recurrent state: layers x rows x width x 4, whatever the context.
+        """
+        if state := self.manifest.get("state"):
+            return int(state["layers"] * state["rows"] * state["width"] * 4 * batch)
         kv = self.manifest["kv"]
-        return 2 * kv["layers"] * kv["kv_heads"] * kv["head_dim"] * 4 * context * batch
+        return int(2 * kv["layers"] * kv["kv_heads"] * kv["head_dim"] * 4 * context * batch)
 
 
 @cache
@@ -225,11 +236,13 @@ def _referred(manifest: dict[str, Any]) -> list[str]:
 
 
 def _check_consistent(root: Path, manifest: dict[str, Any]) -> None:
-    model, kv, tokenizer = manifest["model"], manifest["kv"], manifest["tokenizer"]
-    for field in ("layers", "kv_heads", "head_dim"):
-        if model[field] != kv[field]:
+    model, tokenizer = manifest["model"], manifest["tokenizer"]
+    for place, field, value in _carried(manifest):
+        if value != manifest[place][field]:
             raise BundleError(
-                found_wanted(f"kv.{field} of {root / MANIFEST}", kv[field], model[field], "export the bundle again")
+                found_wanted(
+                    f"{place}.{field} of {root / MANIFEST}", manifest[place][field], value, "export the bundle again"
+                )
             )
     if tokenizer is None:
         return
@@ -251,3 +264,12 @@ def _check_consistent(root: Path, manifest: dict[str, Any]) -> None:
                         f"tokenizer.{name} of {root / MANIFEST}", token, f"below {vocab}", "export the bundle again"
                     )
                 )
+
+
+def _carried(manifest: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """(place, field, value the model implies) of what a sequence keeps between steps."""
+    model = manifest["model"]
+    if "state" in manifest:
+        implied = {"layers": model["layers"], "rows": model["kernel_size"] - 1, "width": model["hidden_size"]}
+        return [("state", field, value) for field, value in implied.items()]
+    return [("kv", field, model[field]) for field in ("layers", "kv_heads", "head_dim")]

@@ -27,9 +27,16 @@ class Backend {
   virtual std::int64_t vocab_size() const = 0;
   // Rows a pass may have.
   virtual std::int64_t chunk() const = 0;
-  // Key or value cache of a layer, float32 [kv_heads, capacity, head_dim].
-  virtual std::span<float> keys(std::int64_t layer) = 0;
-  virtual std::span<float> values(std::int64_t layer) = 0;
+  // Goes back to `length` tokens and returns the token from which the caller must run again: `length` itself where nothing must,
+  // as with a cache, whose slots are overwritten later. A recurrent state knows its last pass only.
+  virtual std::int64_t rewind(std::int64_t length) { return length; }
+  // Key or value cache of a layer, float32 [kv_heads, capacity, head_dim]; empty for a recurrent state.
+  virtual std::span<float> keys(std::int64_t) { return {}; }
+  virtual std::span<float> values(std::int64_t) { return {}; }
+  // Recurrent state of a layer, float32 [state_rows, state_width]; empty for a cache.
+  virtual std::span<float> state(std::int64_t) { return {}; }
+  // Caches or states were overwritten with a saved file's.
+  virtual void state_loaded() {}
   // Seconds spent inside the engine so far, wall clock.
   virtual double engine_seconds() const = 0;
 };

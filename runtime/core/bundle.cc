@@ -121,6 +121,33 @@ Json read_manifest(const fs::path& root) {
   return manifest;
 }
 
+// A number that the manifest says twice.
+std::int64_t same(const Json& manifest, const std::string& file, const std::string& field, std::int64_t implied) {
+  const std::int64_t found = count(manifest, file, field);
+  if (found != implied) bad(field + " of " + file, std::to_string(found), std::to_string(implied));
+  return found;
+}
+
+void check_float32(const Json& manifest, const std::string& file, const std::string& field) {
+  if (const std::string dtype = text(manifest, file, field); dtype != "float32")
+    bad(field + " of " + file, dtype, "float32");
+}
+
+void read_cache(const Json& manifest, const std::string& file, Bundle& bundle) {
+  bundle.layers = same(manifest, file, "kv.layers", count(manifest, file, "model.layers"));
+  bundle.kv_heads = same(manifest, file, "kv.kv_heads", count(manifest, file, "model.kv_heads"));
+  bundle.head_dim = same(manifest, file, "kv.head_dim", count(manifest, file, "model.head_dim"));
+  check_float32(manifest, file, "kv.dtype");
+}
+
+void read_state(const Json& manifest, const std::string& file, Bundle& bundle) {
+  if (manifest.contains("kv")) bad("field kv of " + file, "beside state", "one of the two");
+  bundle.layers = same(manifest, file, "state.layers", count(manifest, file, "model.layers"));
+  bundle.state_rows = same(manifest, file, "state.rows", count(manifest, file, "model.kernel_size", 2) - 1);
+  bundle.state_width = same(manifest, file, "state.width", count(manifest, file, "model.hidden_size"));
+  check_float32(manifest, file, "state.dtype");
+}
+
 void read_tokenizer(const Json& manifest, const std::string& file, Bundle& bundle) {
   const Json& tokenizer = at(manifest, file, "tokenizer");
   if (tokenizer.is_null()) return;
@@ -161,19 +188,10 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
     bundle.name = text(manifest, file, "name");
     bundle.vocab_size = count(manifest, file, "model.vocab_size");
     bundle.max_positions = count(manifest, file, "model.max_positions");
-    bundle.layers = count(manifest, file, "kv.layers");
-    bundle.kv_heads = count(manifest, file, "kv.kv_heads");
-    bundle.head_dim = count(manifest, file, "kv.head_dim");
-    for (const char* field : {"layers", "kv_heads", "head_dim"}) {
-      const auto kv = count(manifest, file, std::string("kv.") + field);
-      const auto model = count(manifest, file, std::string("model.") + field);
-      if (kv != model) bad(std::string("kv.") + field + " of " + file, std::to_string(kv), std::to_string(model));
-    }
-    if (text(manifest, file, "kv.dtype") != "float32")
-      bad("kv.dtype of " + file, text(manifest, file, "kv.dtype"), "float32");
+    manifest.contains("state") ? read_state(manifest, file, bundle) : read_cache(manifest, file, bundle);
     read_tokenizer(manifest, file, bundle);
 
-    const std::string graph = "graphs." + tensors::kDecoder;
+    const std::string graph = "graphs." + (bundle.recurrent() ? tensors::kGam : tensors::kDecoder);
     std::vector<std::string> used{text(manifest, file, graph + ".file")};
     bundle.graph = root / used[0];
     for (const Json& data : at(manifest, file, graph + ".data")) {

@@ -15,10 +15,14 @@ struct Bundle {
   std::filesystem::path graph;  // of the decoder
   std::string graph_sha256;     // over graph and external data: identifies the model a saved state belongs to
   std::int64_t vocab_size = 0, layers = 0, kv_heads = 0, head_dim = 0, max_positions = 0;
+  // A recurrent state instead of a cache: the last rows of each layer. 0 for models with a cache.
+  std::int64_t state_rows = 0, state_width = 0;
   std::optional<std::filesystem::path> tokenizer;
   std::vector<std::int32_t> eos_ids;
   std::optional<std::int32_t> bos_id;
   bool add_bos = false;
+
+  bool recurrent() const { return state_rows > 0; }
 };
 
 // Opens and checks the bundle in `path`: fields, version, that every listed file is a plain file inside the folder with the

@@ -97,6 +97,7 @@ farthing::GenerateOptions options_of(const farthing_generation& how, const farth
   if (how.stop_id_count) need(how.stop_ids, "stop_ids");
   options.stop_ids.insert(options.stop_ids.end(), how.stop_ids, how.stop_ids + how.stop_id_count);
   options.reuse_prefix = how.reuse_prefix != 0;
+  options.restart_window = how.restart_window;
   return options;
 }
 
@@ -114,6 +115,7 @@ farthing_result result_of(const farthing::Generation& made) {
   result.prefill_cpu_seconds = s.prefill_cpu_seconds;
   result.decode_cpu_seconds = s.decode_cpu_seconds;
   result.model_seconds = s.model_seconds;
+  result.restarts = s.restarts;
   return result;
 }
 
@@ -193,6 +195,15 @@ farthing_status farthing_logits(farthing_engine* engine, const float** logits, s
     const auto all = engine->engine.logits();
     *logits = all.data();
     *count = all.size();
+  });
+}
+
+farthing_status farthing_extend(farthing_engine* engine, const int32_t* ids, size_t count, const float** logits) {
+  return guarded([&] {
+    need(engine, "engine");
+    need(logits, "logits");
+    if (count) need(ids, "ids");
+    *logits = engine->engine.extend({ids, count}).data();
   });
 }
 

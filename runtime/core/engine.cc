@@ -48,6 +48,7 @@ Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
       sampler_(bundle_.vocab_size) {
   tokens_.reserve(static_cast<std::size_t>(capacity()));
   positions_.resize(static_cast<std::size_t>(backend_->chunk()));
+  logit_rows_.resize(positions_.size());
 }
 
 void Engine::reset() { rewind(0); }
@@ -58,7 +59,17 @@ void Engine::rewind(std::int64_t wanted) {
            "rewind to a length that was reached");
   }
   if (wanted == length()) return;
+  const std::int64_t first = backend_->rewind(wanted);
   tokens_.resize(static_cast<std::size_t>(wanted));
+  if (first < wanted) {
+    const std::vector<std::int32_t> again(tokens_.begin() + first, tokens_.end());
+    tokens_.resize(static_cast<std::size_t>(first));
+    for (std::span<const std::int32_t> ids = again; !ids.empty();) {
+      const auto rows = std::min(ids.size(), positions_.size());
+      pass(ids.first(rows), 1);
+      ids = ids.subspan(rows);
+    }
+  }
   logits_ = {};
 }
 
@@ -77,27 +88,56 @@ void Engine::prefill(std::span<const std::int32_t> ids) {
   append(ids);
 }
 
-void Engine::append(std::span<const std::int32_t> ids) {
+void Engine::check_room(std::span<const std::int32_t> ids) const {
   check_prompt(ids);
   if (ids.size() > static_cast<std::size_t>(capacity() - length())) {
     refuse(Status::request, "prompt", std::to_string(length()) + " + " + std::to_string(ids.size()) + " tokens",
            "at most " + std::to_string(capacity()), "shorten it, or open the bundle with a longer context");
   }
+}
+
+std::span<const float> Engine::pass(std::span<const std::int32_t> ids, std::size_t wanted) {
+  const std::size_t rows = ids.size(), vocab = static_cast<std::size_t>(backend_->vocab_size());
+  for (std::size_t i = 0; i < rows; ++i) positions_[i] = length() + static_cast<std::int64_t>(i);
+  for (std::size_t i = 0; i < wanted; ++i) logit_rows_[i] = static_cast<std::int64_t>(rows - wanted + i);
+  logits_ = {};
+  const auto all = backend_->run({ids, {positions_.data(), rows}, length(), {logit_rows_.data(), wanted}});
+  logits_ = all.last(vocab);
+  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+  ++passes_;
+  rows_ += static_cast<std::int64_t>(rows);
+  return all;
+}
+
+std::span<const float> Engine::extend(std::span<const std::int32_t> ids) {
+  check_room(ids);
+  if (ids.size() > positions_.size()) {
+    refuse(Status::request, "rows to extend by", std::to_string(ids.size()),
+           "at most " + std::to_string(positions_.size()), "use prefill, or several calls");
+  }
+  cancelled_.store(false);
+  return pass(ids, ids.size());
+}
+
+void Engine::append(std::span<const std::int32_t> ids) {
+  check_room(ids);
   while (!ids.empty()) {
-    const auto rows = std::min(ids.size(), static_cast<std::size_t>(backend_->chunk()));
-    for (std::size_t i = 0; i < rows; ++i) positions_[i] = length() + static_cast<std::int64_t>(i);
-    const std::int64_t last = static_cast<std::int64_t>(rows) - 1;
-    logits_ = {};
-    logits_ = backend_->run({ids.first(rows), {positions_.data(), rows}, length(), {&last, 1}});
-    tokens_.insert(tokens_.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(rows));
+    const auto rows = std::min(ids.size(), positions_.size());
+    pass(ids.first(rows), 1);
     ids = ids.subspan(rows);
-    ++passes_;
-    rows_ += static_cast<std::int64_t>(rows);
     if (cancelled_.load() && !ids.empty()) {
       logits_ = {};
       return;
     }
   }
+}
+
+void Engine::restart(std::int32_t id, std::int64_t window) {
+  // `id` is the newest token, which has not run yet.
+  std::vector<std::int32_t> kept(tokens_.end() - (window - 1), tokens_.end());
+  kept.push_back(id);
+  reset();
+  append(kept);
 }
 
 std::span<const float> Engine::logits() const {
@@ -114,6 +154,12 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
   if (options.max_new_tokens < 1) {
     refuse(Status::request, "max_new_tokens", std::to_string(options.max_new_tokens), "1 or more",
            "choose another value");
+  }
+  if (options.restart_window < 0 || options.restart_window >= capacity()) {
+    if (options.restart_window != 0) {
+      refuse(Status::request, "restart_window", std::to_string(options.restart_window),
+             "0 (off) to " + std::to_string(capacity() - 1), "keep fewer tokens than the context has");
+    }
   }
   cancelled_.store(false);
   Generation result;
@@ -158,12 +204,17 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
       break;
     }
     if (static_cast<std::int64_t>(result.ids.size()) == options.max_new_tokens) break;
-    if (length() == capacity()) {
+    if (length() == capacity() && options.restart_window == 0) {
       result.reason = StopReason::context;
       break;
     }
     if (penalise) sampler_.see(id);
-    append({&id, 1});
+    if (length() < capacity()) {
+      append({&id, 1});
+    } else {
+      restart(id, options.restart_window);
+      ++stats.restarts;
+    }
   }
   stats.new_tokens = static_cast<std::int64_t>(result.ids.size());
   stats.passes = passes_ - passes;

@@ -29,6 +29,8 @@ struct GenerateOptions {
   std::vector<std::int32_t> stop_ids;
   bool reuse_prefix = false;  // keep the cache of what the prompt has in common with it, prefill the rest
   bool resume = false;        // append the prompt to the cache instead of replacing it
+  // With the context full: begin again at position 0 with the last this many tokens and go on. 0 = stop.
+  std::int64_t restart_window = 0;
 };
 
 enum class StopReason { length, eos, callback, context, cancelled };
@@ -40,6 +42,7 @@ struct Stats {
   double prefill_seconds = 0, decode_seconds = 0, first_token_seconds = 0;  // wall clock
   double prefill_cpu_seconds = 0, decode_cpu_seconds = 0;                   // of the whole process
   double model_seconds = 0;                                                 // inside the backend, wall clock
+  std::int64_t restarts = 0;                                                // see GenerateOptions::restart_window
 };
 
 struct Generation {
@@ -61,10 +64,15 @@ class Engine {
   const std::vector<std::int32_t>& tokens() const { return tokens_; }
 
   void reset();
-  // Forgets all but the first `length` tokens. O(1): the slots behind are simply overwritten later.
+  // Forgets all but the first `length` tokens. O(1) with a cache, whose slots are overwritten later, and with a recurrent state inside
+  // the last pass; farther back a state is made again from the last few tokens.
   void rewind(std::int64_t length);
   // Appends tokens in passes of at most `chunk` rows; afterwards logits() belongs to the last of them.
   void prefill(std::span<const std::int32_t> ids);
+  // Appends at most chunk() tokens in one pass; float32 [ids.size(), V], the logits of each, valid until the next run. A verifier
+  // that accepts a of them goes back by rewind(), which then runs nothing.
+  std::span<const float> extend(std::span<const std::int32_t> ids);
+  std::int64_t chunk() const { return backend_->chunk(); }
   // Float32 [V] of the last row; valid until the next call that runs the graph. Throws Error(request) when there is none.
   std::span<const float> logits() const;
 
@@ -82,6 +90,11 @@ class Engine {
 
  private:
   void append(std::span<const std::int32_t> ids);
+  void check_room(std::span<const std::int32_t> ids) const;
+  // One pass whose last `wanted` rows get logits; returns them.
+  std::span<const float> pass(std::span<const std::int32_t> ids, std::size_t wanted);
+  void visit_state(std::int64_t length, const std::function<void(std::span<float>)>& visit);
+  void restart(std::int32_t id, std::int64_t window);
   void check_prompt(std::span<const std::int32_t> ids) const;
   std::int64_t length() const { return static_cast<std::int64_t>(tokens_.size()); }
 
@@ -89,7 +102,7 @@ class Engine {
   std::unique_ptr<Backend> backend_;
   Sampler sampler_;
   std::vector<std::int32_t> tokens_;
-  std::vector<std::int64_t> positions_;
+  std::vector<std::int64_t> positions_, logit_rows_;
   std::span<const float> logits_;
   std::int64_t passes_ = 0, rows_ = 0;
   std::atomic<bool> cancelled_{false};

@@ -6,12 +6,13 @@
 #include "buffer.h"
 #include "error.h"
 #include "ort_library.h"
+#include "ort_session.h"
 #include "tensors.h"
 
 namespace farthing {
-namespace {
+namespace {}  // namespace
 
-Ort::SessionOptions session_options(const OrtOptions& options) {
+Ort::SessionOptions ort_session_options(const OrtOptions& options) {
   Ort::SessionOptions session;
   session.SetIntraOpNumThreads(options.threads);
   session.SetInterOpNumThreads(1);
@@ -23,12 +24,14 @@ Ort::SessionOptions session_options(const OrtOptions& options) {
   return session;
 }
 
+namespace {
+
 class OrtBackend final : public Backend {
  public:
   OrtBackend(const Bundle& bundle, const OrtOptions& options)
       : bundle_(bundle),
         options_(options),
-        session_(ort_environment(), bundle.graph.c_str(), session_options(options)),
+        session_(ort_environment(), bundle.graph.c_str(), ort_session_options(options)),
         memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     const auto cache = static_cast<std::size_t>(bundle.kv_heads * options.capacity * bundle.head_dim);
     for (std::int64_t layer = 0; layer < bundle.layers; ++layer) {
@@ -152,6 +155,7 @@ std::unique_ptr<Backend> open_ort_backend(const Bundle& bundle, const OrtOptions
   }
   load_onnxruntime(options.onnxruntime);
   try {
+    if (bundle.recurrent()) return open_state_backend(bundle, options);
     return std::make_unique<OrtBackend>(bundle, options);
   } catch (const Ort::Exception& error) {
     refuse(Status::bundle, bundle.graph.string(), std::string("refused by ONNX Runtime (") + error.what() + ")",

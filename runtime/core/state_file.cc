@@ -1,7 +1,7 @@
 // Saving and restoring a sequence: Engine::save_state and Engine::load_state.
 //
-// Layout, little-endian: Header; int32 tokens[length]; per layer float32 keys [kv_heads][length][head_dim], then values;
-// SHA-256 of all of it as 64 hex characters.
+// Layout, little-endian: Header; int32 tokens[length]; per layer float32 keys [kv_heads][length][head_dim], then values, or the rows of
+// a recurrent state; SHA-256 of all of it as 64 hex characters.
 #include <unistd.h>
 
 #include <cstdio>
@@ -18,8 +18,8 @@ namespace {
 struct Header {
   char magic[8];
   std::int64_t version;
-  char graph[64];  // Bundle::graph_sha256
-  std::int64_t layers, kv_heads, head_dim, length;
+  char graph[64];                                   // Bundle::graph_sha256
+  std::int64_t layers, kv_heads, head_dim, length;  // of a recurrent state: layers, rows, width
 };
 static_assert(sizeof(Header) == 112);
 
@@ -42,8 +42,8 @@ Header expected(const Bundle& bundle) {
   header.version = kVersion;
   std::memcpy(header.graph, bundle.graph_sha256.data(), sizeof header.graph);
   header.layers = bundle.layers;
-  header.kv_heads = bundle.kv_heads;
-  header.head_dim = bundle.head_dim;
+  header.kv_heads = bundle.recurrent() ? bundle.state_rows : bundle.kv_heads;
+  header.head_dim = bundle.recurrent() ? bundle.state_width : bundle.head_dim;
   return header;
 }
 
@@ -97,6 +97,22 @@ void check_digest(const std::filesystem::path& path, std::uintmax_t bytes) {
 
 }  // namespace
 
+// Every piece of memory that a sequence of `length` tokens needs, in the order of a saved file.
+void Engine::visit_state(std::int64_t length, const std::function<void(std::span<float>)>& visit) {
+  const auto row = static_cast<std::size_t>(bundle_.head_dim), stride = static_cast<std::size_t>(capacity()) * row;
+  for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
+    if (bundle_.recurrent()) {
+      visit(backend_->state(layer));
+      continue;
+    }
+    for (const std::span<float> cache : {backend_->keys(layer), backend_->values(layer)}) {
+      for (std::int64_t head = 0; head < bundle_.kv_heads; ++head) {
+        visit(cache.subspan(static_cast<std::size_t>(head) * stride, static_cast<std::size_t>(length) * row));
+      }
+    }
+  }
+}
+
 void Engine::save_state(const std::filesystem::path& path) {
   const std::filesystem::path staged = path.string() + ".partial" + std::to_string(getpid());
   try {
@@ -105,15 +121,7 @@ void Engine::save_state(const std::filesystem::path& path) {
     header.length = length();
     writer.put(&header, sizeof header);
     writer.put(tokens_.data(), tokens_.size() * sizeof(std::int32_t));
-    const auto row = static_cast<std::size_t>(bundle_.head_dim);
-    const auto stride = static_cast<std::size_t>(capacity()) * row;
-    for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
-      for (const std::span<float> cache : {backend_->keys(layer), backend_->values(layer)}) {
-        for (std::int64_t head = 0; head < bundle_.kv_heads; ++head) {
-          writer.put(cache.data() + static_cast<std::size_t>(head) * stride, tokens_.size() * row * sizeof(float));
-        }
-      }
-    }
+    visit_state(length(), [&](std::span<float> part) { writer.put(part.data(), part.size_bytes()); });
     writer.finish();
     std::filesystem::rename(staged, path);
   } catch (...) {
@@ -144,10 +152,10 @@ void Engine::load_state(const std::filesystem::path& path) {
     refuse(Status::request, "length of " + path.string(), std::to_string(header.length),
            "0 to " + std::to_string(capacity()), "open the bundle with a longer context");
   }
-  const auto length = static_cast<std::size_t>(header.length), row = static_cast<std::size_t>(bundle_.head_dim);
-  const std::size_t caches =
-      static_cast<std::size_t>(2 * bundle_.layers * bundle_.kv_heads) * length * row * sizeof(float);
-  const std::uintmax_t body = sizeof header + length * sizeof(std::int32_t) + caches;
+  const auto length = static_cast<std::size_t>(header.length);
+  std::size_t parts = 0;
+  visit_state(header.length, [&](std::span<float> part) { parts += part.size_bytes(); });
+  const std::uintmax_t body = sizeof header + length * sizeof(std::int32_t) + parts;
   if (const auto size = std::filesystem::file_size(path); size != body + kDigest) {
     refuse(Status::bundle, "size of " + path.string(), std::to_string(size) + " bytes",
            std::to_string(body + kDigest) + " bytes", "save the state again");
@@ -158,14 +166,8 @@ void Engine::load_state(const std::filesystem::path& path) {
   if (length > 0) check_prompt(tokens);
   tokens_.clear();  // from here on the old sequence is gone
   logits_ = {};
-  const auto stride = static_cast<std::size_t>(capacity()) * row;
-  for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
-    for (const std::span<float> cache : {backend_->keys(layer), backend_->values(layer)}) {
-      for (std::int64_t head = 0; head < bundle_.kv_heads; ++head) {
-        get(file.get(), path, cache.data() + static_cast<std::size_t>(head) * stride, length * row * sizeof(float));
-      }
-    }
-  }
+  visit_state(header.length, [&](std::span<float> part) { get(file.get(), path, part.data(), part.size_bytes()); });
+  backend_->state_loaded();
   tokens_.assign(tokens.begin(), tokens.end());
 }
 

@@ -15,6 +15,9 @@ inline const std::string kPastK = "past_k.";         // + layer: float32 [B,Hkv,
 inline const std::string kPastV = "past_v.";
 inline const std::string kPresentK = "present_k.";
 inline const std::string kPresentV = "present_v.";
-inline const std::string kDecoder = "decoder";  // name of the graph
+inline const std::string kConvState = "conv_state.";    // + layer: float32 [B,k-1,D]
+inline const std::string kConvWindow = "conv_window.";  // float32 [B,k-1+S,D]
+inline const std::string kDecoder = "decoder";          // name of the graph
+inline const std::string kGam = "gam_lm";
 
 }  // namespace farthing::tensors

@@ -73,6 +73,10 @@ FARTHING_API farthing_status farthing_decode(farthing_engine* engine, const int3
 FARTHING_API farthing_status farthing_prefill(farthing_engine* engine, const int32_t* ids, size_t count);
 FARTHING_API farthing_status farthing_logits(farthing_engine* engine, const float** logits, size_t* count);
 FARTHING_API farthing_status farthing_rewind(farthing_engine* engine, int64_t length); /* 0 = start over */
+/* Append at most `chunk` tokens in one pass and get the logits of each, float32 [count, vocab], valid until the next run. A verifier that
+ * accepts a of them goes back with farthing_rewind(engine, length_before + a), which then runs nothing. */
+FARTHING_API farthing_status farthing_extend(farthing_engine* engine, const int32_t* ids, size_t count,
+                                             const float** logits);
 
 typedef struct farthing_generation {
   size_t size; /* sizeof(farthing_generation) */
@@ -87,10 +91,11 @@ typedef struct farthing_generation {
   size_t stop_id_count;
   const char* const* stop_strings; /* text calls only */
   size_t stop_string_count;
-  int32_t ignore_eos;   /* 1 = end-of-text ids do not stop */
-  int32_t reuse_prefix; /* 1 = keep the cache of what the prompt shares with it */
+  int32_t ignore_eos;     /* 1 = end-of-text ids do not stop */
+  int32_t reuse_prefix;   /* 1 = keep the cache of what the prompt shares with it */
+  int64_t restart_window; /* with the context full, begin again with the last this many tokens; 0 = stop */
 } farthing_generation;
-#define FARTHING_GENERATION_INIT {sizeof(farthing_generation), 128, 0, 0, 1, 0, 1, 0, NULL, 0, NULL, 0, 0, 0}
+#define FARTHING_GENERATION_INIT {sizeof(farthing_generation), 128, 0, 0, 1, 0, 1, 0, NULL, 0, NULL, 0, 0, 0, 0}
 
 typedef enum farthing_stop {
   FARTHING_STOP_LENGTH = 0,
@@ -108,8 +113,9 @@ typedef struct farthing_result {
   double prefill_seconds, decode_seconds, first_token_seconds; /* wall clock */
   double prefill_cpu_seconds, decode_cpu_seconds;              /* of the whole process */
   double model_seconds;                                        /* inside ONNX Runtime, wall clock */
+  int64_t restarts;                                            /* see farthing_generation.restart_window */
 } farthing_result;
-#define FARTHING_RESULT_INIT {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define FARTHING_RESULT_INIT {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Called with each new id; 0 ends the generation. */
 typedef int32_t (*farthing_on_token)(void* user, int32_t id);

@@ -4,6 +4,7 @@
 //   runtime.generate("The capital of France is", {}, [](std::string_view text) { std::cout << text; return true; });
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -35,6 +36,7 @@ struct Sampling {
   std::vector<std::int32_t> stop_ids;
   std::vector<std::string> stop;
   bool ignore_eos = false, reuse_prefix = false;
+  std::int64_t restart_window = 0;
 };
 
 // An open bundle with one sequence. Movable; for one thread at a time, except cancel().
@@ -73,7 +75,9 @@ class Runtime {
                                      farthing_result* result = nullptr) {
     std::vector<std::int32_t> ids;
     const Native native(how);
-    ids.reserve(static_cast<std::size_t>(context()));  // so that the callback cannot throw
+    // So that the callback cannot throw.
+    const std::int64_t most = how.restart_window ? how.max_new_tokens : std::min(how.max_new_tokens, context());
+    ids.reserve(static_cast<std::size_t>(std::max<std::int64_t>(most, 0)));
     check(farthing_generate(
         engine_.get(), prompt.data(), prompt.size(), &native.how,
         [](void* user, int32_t id) -> int32_t {
@@ -108,6 +112,12 @@ class Runtime {
     check(farthing_logits(engine_.get(), &data, &count));
     return {data, data + count};
   }
+  // Logits of every appended token, [ids.size() * vocab]; keep the first a by rewind(length_before + a).
+  std::vector<float> extend(const std::vector<std::int32_t>& ids) {
+    const float* data = nullptr;
+    check(farthing_extend(engine_.get(), ids.data(), ids.size(), &data));
+    return {data, data + ids.size() * static_cast<std::size_t>(farthing_vocab_size(engine_.get()))};
+  }
   void rewind(std::int64_t length) { check(farthing_rewind(engine_.get(), length)); }
   std::int64_t length() const { return farthing_length(engine_.get()); }
   std::int64_t context() const { return farthing_context(engine_.get()); }
@@ -138,6 +148,7 @@ class Runtime {
       how.stop_string_count = stop.size();
       how.ignore_eos = s.ignore_eos;
       how.reuse_prefix = s.reuse_prefix;
+      how.restart_window = s.restart_window;
     }
     std::vector<const char*> stop;
     farthing_generation how = FARTHING_GENERATION_INIT;

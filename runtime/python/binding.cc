@@ -45,6 +45,7 @@ farthing::GenerateOptions options_of(const nb::dict& given) {
   o.sampler.seed = option(given, "seed", o.sampler.seed);
   o.stop_ids = option(given, "stop_ids", o.stop_ids);
   o.reuse_prefix = option(given, "reuse_prefix", o.reuse_prefix);
+  o.restart_window = option(given, "restart_window", o.restart_window);
   o.resume = option(given, "continue", o.resume);
   return o;
 }
@@ -62,6 +63,7 @@ nb::dict dict_of(const farthing::Generation& made, bool kernels) {
   stats["prefill_cpu_seconds"] = s.prefill_cpu_seconds;
   stats["decode_cpu_seconds"] = s.decode_cpu_seconds;
   stats["model_seconds"] = s.model_seconds;
+  stats["restarts"] = s.restarts;
   stats["kernels"] = kernels;
   nb::dict result;
   result["ids"] = made.ids;
@@ -93,6 +95,18 @@ nb::dict generate(PyEngine& self, const std::vector<std::int32_t>& prompt, const
     made = self.engine.generate(prompt, how, callback);
   }
   return dict_of(made, self.kernels);
+}
+
+nb::object extend(PyEngine& self, const std::vector<std::int32_t>& ids) {
+  std::span<const float> all;
+  {
+    const nb::gil_scoped_release released;
+    all = self.engine.extend(ids);
+  }
+  auto* copy = new float[all.size()];
+  std::copy(all.begin(), all.end(), copy);
+  const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {ids.size(), all.size() / ids.size()}, owner));
 }
 
 nb::object logits(PyEngine& self) {
@@ -142,6 +156,7 @@ NB_MODULE(_core, module) {
             self.engine.prefill(ids);
           },
           "ids"_a)
+      .def("extend", &extend, "ids"_a)
       .def("logits", &logits)
       .def("generate", &generate, "prompt_ids"_a, "options"_a, "on_token"_a = nb::none())
       .def("cancel", [](PyEngine& self) { self.engine.cancel(); })

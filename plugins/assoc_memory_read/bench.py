@@ -1,0 +1,36 @@
+"""Rows of the speed table for ``farthing::AssocMemoryRead``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..bench import Bench
+from .cases import as_int8
+
+SLOTS, WIDTH = 512, 512
+"""The paper's sizes."""
+
+
+def stored(bank: np.ndarray, dtype: str) -> list[np.ndarray]:
+    """[mem] or, for int8, [mem, mem_scale]."""
+    return list(as_int8(bank)) if dtype == "int8" else [bank.astype(dtype)]
+
+
+def rows() -> Iterator[Bench]:
+    """A decode step, a verify pass and a prefill piece, for each storage type of the bank."""
+    rng = np.random.default_rng(0)
+    bank = rng.standard_normal((SLOTS, WIDTH), dtype=np.float32) * WIDTH**-0.5
+    for dtype in ("float32", "float16", "int8"):
+        memory = stored(bank, dtype)
+        for count in (1, 8, 256):
+            x = rng.standard_normal((1, count, WIDTH), dtype=np.float32)
+            yield Bench(
+                "AssocMemoryRead",
+                f"{count} x {WIDTH} x {SLOTS} slots {dtype}",
+                [x, *memory],
+                4.0 * count * SLOTS * WIDTH,
+                memory[0].nbytes + 8.0 * count * WIDTH,
+                constants=("mem", "mem_scale")[: len(memory)],
+            )

@@ -1,0 +1,149 @@
+// The running softmax over tiles of slots (Milakov and Gimelshein 2018), shared by both memory operators.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "kernel.h"
+#include "tile.h"
+
+namespace farthing {
+namespace FARTHING_ISA {
+namespace memory {
+
+// Slots whose scores are held at once. A tile stays in L2 between its two products, so the bank comes from memory once.
+inline constexpr std::size_t kTileSlots = 64;
+inline constexpr std::size_t kTileBytes = 256 << 10;
+
+// Maximum and sum of a block of rows so far; the weighted sums are in acc [rows, c].
+struct Running {
+  float best[kMemoryRows];
+  float total[kMemoryRows];
+};
+
+inline float exp_one(float x) { return exp(splat(x))[0]; }
+
+inline void scaled_by(float* row, std::size_t c, float factor) {
+  std::size_t i = 0;
+  for (; i + kLanes <= c; i += kLanes) store(row + i, load(row + i) * splat(factor));
+  for (; i < c; ++i) row[i] *= factor;
+}
+
+// Scores of one row and one tile become shares; the row's earlier sums are rescaled where a new maximum came.
+inline void softmax_step(float* scores, std::size_t slots, const float* step, float scale, Running& running,
+                         std::size_t row, float* acc, std::size_t c) {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  std::size_t at = 0;
+  for (; at + kLanes <= slots; at += kLanes) {
+    const Vec v = load(scores + at) * splat(scale);
+    store(scores + at, step ? v * load(step + at) : v);
+  }
+  for (; at < slots; ++at) scores[at] = scores[at] * scale * (step ? step[at] : 1.0f);
+  const std::size_t padded = (slots + kLanes - 1) / kLanes * kLanes;
+  for (; at < padded; ++at) scores[at] = kNone;
+  Vec top = splat(running.best[row]);
+  for (std::size_t s = 0; s < padded; s += kLanes) top = maximum(top, load(scores + s));
+  const float best = max_lane(top);
+  if (best > running.best[row]) {
+    const float factor = exp_one(running.best[row] - best);
+    running.best[row] = best;
+    running.total[row] *= factor;
+    scaled_by(acc, c, factor);
+  }
+  Vec total = {};
+  for (std::size_t s = 0; s < padded; s += kLanes) {
+    Vec p = exp(load(scores + s) - splat(running.best[row]));
+    total += p;
+    if (step) p = p * (s + kLanes <= slots ? load(step + s) : load_head(step + s, slots - s));
+    store(scores + s, p);
+  }
+  running.total[row] += sum(total);
+}
+
+// Streams the slots [begin, end) past `rows` <= kMemoryRows rows.
+template <class W>
+void stream_span(const float* x, std::size_t rows, const Memory& memory, float scale, std::size_t begin,
+                 std::size_t end, Running& running, float* acc) {
+  const std::size_t c = memory.c;
+  std::fill_n(running.best, rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(running.total, rows, 0.0f);
+  std::fill_n(acc, rows * c, 0.0f);
+  const std::size_t fitting = kTileBytes / (c * sizeof(W)) / 16 * 16;
+  const std::size_t most = std::clamp<std::size_t>(fitting, 16, kTileSlots);
+  alignas(64) float scores[kMemoryRows * kTileSlots];
+  for (std::size_t slot = begin; slot < end; slot += most) {
+    const std::size_t slots = std::min(most, end - slot);
+    const W* tile = static_cast<const W*>(memory.slots) + slot * c;
+    const float* wide = nullptr;
+    if constexpr (!std::is_same_v<W, float>) {
+      if (rows > kTileRows) {
+        thread_local std::vector<float> room;  // grows to one tile and stays
+        if (room.size() < slots * c) room.resize(slots * c);
+        widen_tile(tile, slots * c, room.data());
+        wide = room.data();
+      }
+    }
+    wide ? dots(x, rows, c, wide, slots, scores, kTileSlots) : dots(x, rows, c, tile, slots, scores, kTileSlots);
+    for (std::size_t r = 0; r < rows; ++r) {
+      softmax_step(scores + r * kTileSlots, slots, memory.step ? memory.step + slot : nullptr, scale, running, r,
+                   acc + r * c, c);
+    }
+    wide ? weighted_sum(scores, kTileSlots, rows, wide, slots, c, acc)
+         : weighted_sum(scores, kTileSlots, rows, tile, slots, c, acc);
+  }
+}
+
+inline void span(const float* x, std::size_t rows, const Memory& memory, float scale, std::size_t index,
+                 Running& running, float* acc) {
+  const std::size_t begin = index * kMemorySpan, end = std::min(begin + kMemorySpan, memory.m);
+  switch (memory.type) {
+    case MemoryType::float32:
+      return stream_span<float>(x, rows, memory, scale, begin, end, running, acc);
+    case MemoryType::float16:
+      return stream_span<std::uint16_t>(x, rows, memory, scale, begin, end, running, acc);
+    case MemoryType::int8:
+      return stream_span<std::int8_t>(x, rows, memory, scale, begin, end, running, acc);
+  }
+}
+
+// Takes the sums of a later span into those of the earlier ones.
+inline void merge(std::size_t rows, std::size_t c, Running& into, float* acc, const Running& from, const float* other) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    // A NaN in either maximum cannot win the comparison; it is in the totals and comes through there.
+    const float best = std::max(into.best[r], from.best[r]);
+    const float a = exp_one(into.best[r] - best), b = exp_one(from.best[r] - best);
+    into.best[r] = best;
+    into.total[r] = into.total[r] * a + from.total[r] * b;
+    float* to = acc + r * c;
+    const float* with = other + r * c;
+    std::size_t i = 0;
+    for (; i + kLanes <= c; i += kLanes) store(to + i, load(to + i) * splat(a) + load(with + i) * splat(b));
+    if (i < c) {
+      float lanes[kLanes];
+      store(lanes, load_head(to + i, c - i) * splat(a) + load_head(with + i, c - i) * splat(b));
+      std::copy_n(lanes, c - i, to + i);
+    }
+  }
+}
+
+inline void finish(std::size_t rows, std::size_t c, const Running& running, float* acc) {
+  for (std::size_t r = 0; r < rows; ++r) scaled_by(acc + r * c, c, 1.0f / running.total[r]);
+}
+
+// All slots for a block of rows on this thread. `other` [rows, c] is scratch where there is more than one span.
+inline void read_block(const float* x, std::size_t rows, const Memory& memory, float scale, float* y, float* other) {
+  Running running, next;
+  span(x, rows, memory, scale, 0, running, y);
+  for (std::size_t s = 1; s < memory_spans(memory.m); ++s) {
+    span(x, rows, memory, scale, s, next, other);
+    merge(rows, memory.c, running, y, next, other);
+  }
+  finish(rows, memory.c, running, y);
+}
+
+}  // namespace memory
+}  // namespace FARTHING_ISA
+}  // namespace farthing
