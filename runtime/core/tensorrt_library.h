@@ -11,7 +11,7 @@ namespace farthing {
 
 // The functions of libcudart that the backend calls, by their own names.
 struct Cuda {
-// clang-format off
+  // clang-format off
 #define FARTHING_CUDA_FUNCTIONS(X) \
   X(cudaGetDeviceCount)            \
   X(cudaRuntimeGetVersion)         \
@@ -34,7 +34,7 @@ struct Cuda {
   X(cudaGraphExecDestroy)          \
   X(cudaGraphLaunch)               \
   X(cudaMallocManaged)
-// clang-format on
+  // clang-format on
 #define FARTHING_CUDA_MEMBER(name) decltype(&::name) name = nullptr;
   FARTHING_CUDA_FUNCTIONS(FARTHING_CUDA_MEMBER)
 #undef FARTHING_CUDA_MEMBER
