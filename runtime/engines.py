@@ -108,11 +108,22 @@ def onnxruntime_library() -> Path | None:
     return found[0] if found else None
 
 
-def open_engine(path: Path, *, threads: int, context: int, native: bool | None, hashes: bool) -> tuple[Engine, Bundle]:
+def open_engine(
+    path: Path,
+    *,
+    threads: int,
+    context: int,
+    native: bool | None,
+    hashes: bool,
+    tensorrt: bool = False,
+    cuda_graphs: bool = False,
+) -> tuple[Engine, Bundle]:
     """Open the bundle at ``path`` with an engine. ``native`` as in `farthing.load`. Raises BundleError, MissingDependencyError.
 
     Every file is hashed once: by the core if it runs, which checks the same things, else here.
     """
+    if tensorrt:
+        return _tensorrt(path, context, native, hashes, cuda_graphs), open_bundle(path, hashes=False)
     if native is not False:
         parts = native_parts()
         if parts.missing is None:
@@ -129,6 +140,17 @@ def open_engine(path: Path, *, threads: int, context: int, native: bool | None, 
 
     bundle = open_bundle(path, hashes=hashes)
     return PortableEngine(bundle, threads, context), bundle
+
+
+def _tensorrt(path: Path, context: int, native: bool | None, hashes: bool, cuda_graphs: bool) -> Engine:
+    """The C++ core over compiled engines: no ONNX Runtime, and no other way of running them."""
+    core = native_parts().core
+    if native is False or core is None:
+        found = "left out" if native is False else "missing"
+        raise MissingDependencyError(found_wanted("the native core", found, "present for the backend tensorrt", _HOW))
+    return core.Engine(  # type: ignore[no-any-return]
+        str(path), context=context, hashes=hashes, tensorrt=True, cuda_graphs=cuda_graphs
+    )
 
 
 def _native(parts: NativeParts, path: Path, threads: int, context: int, hashes: bool) -> Engine:

@@ -139,6 +139,8 @@ farthing_status farthing_open(const char* bundle, const farthing_options* option
     made.backend.capacity = given.context;
     if (given.chunk) made.backend.chunk = given.chunk;
     if (given.onnxruntime) made.backend.onnxruntime = given.onnxruntime;
+    made.tensorrt = given.tensorrt != 0;
+    made.cuda_graphs = given.cuda_graphs != 0;
     made.backend.ops_library = given.ops_library ? given.ops_library : ops_beside();
     *engine = new farthing_engine(bundle, made);
   });

@@ -5,6 +5,7 @@
 #include <ctime>
 
 #include "error.h"
+#include "tensorrt_backend.h"
 
 namespace farthing {
 namespace {
@@ -15,6 +16,15 @@ EngineOptions completed(EngineOptions options, const Bundle& bundle) {
   if (options.backend.capacity == 0) options.backend.capacity = std::min(bundle.max_positions, kDefaultCapacity);
   options.backend.chunk = std::min(options.backend.chunk, options.backend.capacity);
   return options;
+}
+
+std::unique_ptr<Backend> open_backend(const Bundle& bundle, const EngineOptions& options) {
+  if (options.tensorrt) {
+    return open_tensorrt_backend(bundle, {"", "", "", options.backend.capacity, options.cuda_graphs, options.hashes});
+  }
+  OrtOptions ort = completed(options, bundle).backend;
+  ort.hashes = options.hashes;
+  return open_ort_backend(bundle, ort);
 }
 
 double wall() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -44,7 +54,7 @@ const char* name(StopReason reason) {
 
 Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
     : bundle_(open_bundle(path, options.hashes)),
-      backend_(open_ort_backend(bundle_, completed(options, bundle_).backend)),
+      backend_(open_backend(bundle_, options)),
       sampler_(bundle_.vocab_size) {
   tokens_.reserve(static_cast<std::size_t>(capacity()));
   positions_.resize(static_cast<std::size_t>(backend_->chunk()));

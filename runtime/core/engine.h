@@ -19,8 +19,10 @@
 namespace farthing {
 
 struct EngineOptions {
-  OrtOptions backend;  // capacity 0 = min(max_positions, 2048)
-  bool hashes = true;  // check every file's SHA-256 when opening
+  OrtOptions backend;        // capacity 0 = min(max_positions, 2048)
+  bool hashes = true;        // check every file's SHA-256 when opening
+  bool tensorrt = false;     // run the engines that were compiled from the bundle; capacity 0 = theirs
+  bool cuda_graphs = false;  // with tensorrt: replay passes of one row as a CUDA graph
 };
 
 struct GenerateOptions {

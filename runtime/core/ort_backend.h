@@ -15,6 +15,8 @@ struct OrtOptions {
   int threads = 0;            // 0 = all cores
   std::int64_t capacity = 0;  // cache slots
   std::int64_t chunk = 256;   // most rows of one pass
+  bool hashes = true;         // check the SHA-256 of a compiled graph
+  bool optimised = false;     // set by open_ort_backend: the graph is a compiled one
 };
 
 // Throws Error(environment, bundle, request).

@@ -17,6 +17,11 @@ std::vector<std::string> candidates(const std::string& path) {
   return {"libonnxruntime.so.1", "libonnxruntime.so"};
 }
 
+std::string& version() {
+  static std::string text;
+  return text;
+}
+
 }  // namespace
 
 std::string load_onnxruntime(const std::string& path) {
@@ -44,12 +49,15 @@ std::string load_onnxruntime(const std::string& path) {
              "one with C API " + std::to_string(ORT_API_VERSION) + " or newer", "update onnxruntime");
     }
     Ort::InitApi(api);
+    version() = get_base()->GetVersionString();
     loaded = name;
     return loaded;
   }
   refuse(Status::environment, "ONNX Runtime", "not found (" + reasons + ")", "libonnxruntime.so",
          "pip install onnxruntime, or set FARTHING_ORT to the library");
 }
+
+const std::string& onnxruntime_version() { return version(); }
 
 Ort::Env& ort_environment() {
   // Leaked on purpose: destroying it at exit races with ONNX Runtime's own static destructors.

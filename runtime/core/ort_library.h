@@ -15,6 +15,9 @@ namespace farthing {
 // Throws Error(environment).
 std::string load_onnxruntime(const std::string& path);
 
+// "1.32.0"; load_onnxruntime() must have succeeded.
+const std::string& onnxruntime_version();
+
 // The one environment of the process; load_onnxruntime() must have succeeded.
 Ort::Env& ort_environment();
 

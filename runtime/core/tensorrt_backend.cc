@@ -298,6 +298,10 @@ class TensorRtBackend final : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> open_tensorrt_backend(const Bundle& bundle, const TensorRtOptions& given) {
+  if (bundle.recurrent()) {
+    refuse(Status::request, "backend for " + bundle.path.string(), "tensorrt",
+           "onnxruntime for a model with a recurrent state", "open it without the TensorRT backend");
+  }
   TensorRtOptions options = given;
   if (const char* named = std::getenv("FARTHING_PLUGINS"); options.plugins.empty() && named) options.plugins = named;
   const Cuda& cuda = load_cuda(options.cudart);

@@ -48,8 +48,10 @@ typedef struct farthing_options {
   int64_t chunk;           /* rows of one prefill pass; 0 = 256 */
   const char* onnxruntime; /* libonnxruntime.so; NULL = FARTHING_ORT or the system's */
   const char* ops_library; /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
+  int32_t tensorrt;        /* 1 = the engines that `farthing compile --target tensorrt` built; context 0 = theirs */
+  int32_t cuda_graphs;     /* 1 = with tensorrt, replay passes of one row as a CUDA graph */
 } farthing_options;
-#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL}
+#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0}
 
 /* Opens a bundle. options may be NULL. On failure *engine is NULL. */
 FARTHING_API farthing_status farthing_open(const char* bundle, const farthing_options* options,

@@ -8,6 +8,7 @@
 
 #include "../core/engine.h"
 #include "../core/error.h"
+#include "../core/tensorrt_backend.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -129,19 +130,22 @@ NB_MODULE(_core, module) {
       PyErr_SetString(type.ptr(), error.what());
     }
   });
+  module.def("tensorrt_headers", &farthing::tensorrt_headers);
   nb::class_<PyEngine>(module, "Engine")
       .def(
           "__init__",
           [](PyEngine* self, const std::string& path, int threads, std::int64_t context, const std::string& onnxruntime,
-             const std::string& ops_library, bool hashes, std::int64_t chunk) {
+             const std::string& ops_library, bool hashes, std::int64_t chunk, bool tensorrt, bool cuda_graphs) {
             farthing::EngineOptions o;
-            o.backend = {onnxruntime, ops_library, threads, context, chunk};
+            o.backend = {onnxruntime, ops_library, threads, context, chunk, hashes};
             o.hashes = hashes;
+            o.tensorrt = tensorrt;
+            o.cuda_graphs = cuda_graphs;
             const nb::gil_scoped_release released;
             new (self) PyEngine{Engine(path, o), !ops_library.empty()};
           },
           "bundle_path"_a, "threads"_a = 0, "context"_a = 0, "onnxruntime"_a = "", "ops_library"_a = "",
-          "hashes"_a = true, "chunk"_a = 256)
+          "hashes"_a = true, "chunk"_a = 256, "tensorrt"_a = false, "cuda_graphs"_a = false)
       .def_prop_ro("capacity", [](const PyEngine& self) { return self.engine.capacity(); })
       .def_prop_ro("vocab_size", [](const PyEngine& self) { return self.engine.bundle().vocab_size; })
       .def_prop_ro("length", [](const PyEngine& self) { return self.engine.tokens().size(); })
