@@ -50,14 +50,15 @@ Compiled read(const fs::path& folder, const std::string& target) {
              "farthing-compiled 1 for " + target, kFix);
     }
     const Json& key = index.at("key");
-    const Json& graph = index.at("graphs").at(tensors::kDecoder);
+    // A bundle of another method has one graph of another name.
+    const Json& graphs = index.at("graphs");
+    const Json& graph = graphs.size() == 1 ? graphs.front() : graphs.at(tensors::kDecoder);
     Compiled made;
     made.folder = folder;
     made.target = target;
     const auto file = graph.at("file").get<std::string>();
     if (file.find('/') != std::string::npos || !index.at("files").contains(file)) {
-      refuse(Status::bundle, "file of graph decoder in " + (folder / "index.json").string(), "not listed", "in 'files'",
-             kFix);
+      refuse(Status::bundle, "graph file in " + (folder / "index.json").string(), "not listed", "in 'files'", kFix);
     }
     made.file = folder / file;
     made.bundle = key.at("bundle").get<std::string>();
