@@ -41,8 +41,8 @@ def _row(tokens: int, keep: int, mode: str, kind: str) -> Bench:
     elif kind:
         pools = 5
         inputs += [np.arange(tokens)[None] * pools // tokens, np.full((1, pools), keep // pools, np.int64)]
-    elif tokens == 2880 and mode == "mmr":
-        least = 20.0
+    elif tokens == 2880 and mode != "topk":
+        least = 20.0 if mode == "mmr" else 15.0
     flops, moved = keep * keep / pools * width + 4.0 * tokens * width, float(inputs[1].nbytes)  # type: ignore[union-attr]
     if mode == "topk":
         flops, moved = 0.0, float(scores.nbytes + 16 * keep)

@@ -55,6 +55,7 @@ def greedy(t: Tokens, k: int, mode: str, order: str, lam: float, epsilon: float)
             info("pick", TensorProto.INT64, ["B", 1]),
         ],
     )
+    # TensorRT's parser warns of a trip count with a condition, but inside a function it does not accept an absent one.
     yes = w.node("Constant", [], value=helper.make_tensor("", TensorProto.BOOL, [], [True]))
     results = w.node("Loop", [w.scalar(k), yes, *state], outputs=len(state) + 1, body=graph)
     w.node("Transpose", [w.node("Squeeze", [results[-1], w.ints(2)])], perm=[1, 0], outputs=["picks"])

@@ -9,10 +9,12 @@ namespace farthing {
 namespace FARTHING_ISA {
 namespace {
 
+constexpr std::size_t kWindow = 48;
+
 // Candidates that are brought up to date together. Half of a 1 MiB L2 holds their rows; a multiple of every kDotRows.
 inline std::size_t select_window(std::size_t dim) {
   const std::size_t fitting = (std::size_t{512} << 10) / (4 * std::max<std::size_t>(dim, 1));
-  return std::clamp<std::size_t>(fitting / 6 * 6, 12, 48);
+  return std::clamp<std::size_t>(fitting / 6 * 6, 12, kWindow);
 }
 
 // A candidate in the order of preference: its objective as an ordered integer, then the lower token.
@@ -37,7 +39,6 @@ struct SelectLayout {
   std::int32_t *token, *seen;     // [n]
   float* picked;                  // [k, stride] unit rows of the picks
   float* window;                  // [window, stride] unit rows of the candidates at hand
-  float* dots;                    // [window, k + 4]
   float* gram;                    // [window, window + 4]
   float* window_state;            // [4, window + 16]
   std::byte* end;
@@ -61,7 +62,6 @@ struct SelectLayout {
     take(seen, n);
     take(picked, k * stride);
     take(window, window_rows * stride);
-    take(dots, window_rows * (k + 4));
     take(gram, window_rows * (window_rows + 4));
     take(window_state, 4 * (window_rows + 16));
   }

@@ -54,7 +54,7 @@ OPERATOR = Operator(
         Attribute("lam", "float", "weight of importance against diversity in mmr, 0 to 1", 0.5),
         Attribute("epsilon", "float", "added to max - min of the scores; 1e-6 in IDPruner, 1e-8 in ZOO-Prune", 1e-6),
     ),
-    cost="body: 2*B*N*N*D FLOP; kernel: k*k*D FLOP when importance decides, at most 2*k*N*D; N*D*sizeof(feats) bytes at least",
+    cost="body: 2*B*N*N*D FLOP; kernel: some k*k*D FLOP when importance decides, at most 2*k*N*D; N*D*sizeof(feats) bytes at least",
     errors=(
         "k is not 1 to N",
         "unknown mode or order",
