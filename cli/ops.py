@@ -54,7 +54,7 @@ def list_command(markdown: bool, as_json: bool) -> None:
     else:
         width = max(len(name) for name in operators())
         for name, contract in operators().items():
-            click.echo(f"{name:<{width}}  {contract.doc}")
+            click.echo(f"{name:<{width}}  {contract.summary}")
 
 
 @ops_command.command("check", help=CHECK_HELP, short_help="Run the parity table.")

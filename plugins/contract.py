@@ -99,6 +99,11 @@ class Operator:
     symbols: Mapping[str, str] = field(default_factory=dict)
     rules: Callable[[Mapping[str, Any]], None] | None = None
 
+    @property
+    def summary(self) -> str:
+        """The first paragraph of ``doc``, for tables."""
+        return self.doc.split("\n\n")[0]
+
     def with_defaults(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """``attributes`` completed by defaults. Raises ValueError for a missing, unknown or wrongly typed one."""
         known = {a.name: a for a in self.attributes}

@@ -63,7 +63,7 @@ def page() -> str:
     ]
     for name, contract in operators().items():
         faces = ", ".join(face for face, _ in present_faces(name))
-        lines.append(f"| [{name}](#{name.lower()}) | {contract.doc} | {faces} |")
+        lines.append(f"| [{name}](#{name.lower()}) | {contract.summary} | {faces} |")
     lines += ["", "What a machine without a GPU proves of each face:", "", "| face | proof |", "|---|---|"]
     lines += [f"| {face} | {proof} |" for face, _, proof in FACES]
     lines.append("")

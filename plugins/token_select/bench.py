@@ -47,4 +47,7 @@ def _row(tokens: int, keep: int, mode: str, kind: str) -> Bench:
     if mode == "topk":
         flops, moved = 0.0, float(scores.nbytes + 16 * keep)
     name = f"{mode} {keep} of {tokens} x {width}" + (f", {kind}" if kind else "")
-    return Bench("TokenSelect", name, inputs, flops, moved, {"k": keep, "mode": mode}, least=least)
+    note = ""
+    if least > 1:
+        note = f"the Gram matrix alone would be {2e-9 * tokens * tokens * width:.0f} GFLOP"
+    return Bench("TokenSelect", name, inputs, flops, moved, {"k": keep, "mode": mode}, least=least, note=note)
