@@ -44,6 +44,7 @@ COMMANDS = {
     "chat": "Talk with a bundle.",
     "bench": "Measure speed and memory.",
     "ops": "List and check the custom operators.",
+    "selftest": "Test on a GPU, and write a report.",
     "doctor": "Say what is installed, what is missing, and how to get it.",
 }
 """Name and one-line help. Command ``x`` is ``x_command`` of module ``farthing.cli.x``; here its help costs no import."""

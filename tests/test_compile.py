@@ -175,10 +175,12 @@ def plugin_libraries(tmp_path_factory):
         subprocess.run([compiler, "-shared", "-fPIC", str(folder / f"{name}.c"), "-o", str(path)], check=True)
         return path
 
-    names = 'const char* farthing_plugin_operators(void) { return "SwiGLU,Linear,Unheard"; }'
+    def about(text: str) -> str:
+        return f'const char* farthing_tensorrt_about(void) {{ return "{text}"; }}'
+
     return {
-        "right": made("right", f"int farthing_plugin_abi(void) {{ return 1; }} {names}"),
-        "future": made("future", f"int farthing_plugin_abi(void) {{ return 999; }} {names}"),
+        "right": made("right", about("abi 1; headers 10.14; operators SwiGLU Linear Unheard")),
+        "future": made("future", about("abi 999; headers 12.0; operators SwiGLU")),
         "other": made("other", "int something(void) { return 1; }"),
     }
 

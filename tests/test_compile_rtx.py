@@ -161,3 +161,12 @@ def test_smollm2_builds(tmp_path):
     export_decoder(checkpoint, tmp_path / "b", check=False)
     result = compile_bundle(tmp_path / "b", "tensorrt-rtx", sm=[89], out=tmp_path / "out", context=2048)
     assert result.graphs["decoder"]["bytes"] > 400e6
+
+
+@pytest.mark.parametrize("trt", (None, "10.3"))
+def test_gated_associative_memory_builds(tmp_path, trt):
+    gam_models = pytest.importorskip("gam_models")
+    result = compile_bundle(gam_models.bundle(), "tensorrt-rtx", sm=[89], trt=trt, out=tmp_path, **SMALL)
+    assert len(result.graphs) == 1
+    (name,) = result.graphs
+    assert open_compiled(result.path).file(name).read_bytes()[1:4] == b"trt"

@@ -73,37 +73,29 @@ def load_tensorrt(name: str) -> Any:
         raise Refused(f"Python module {name} is missing ({error}), expected installed; {package}", 6) from error
 
 
-def plugin_abi(library: Path) -> int:
-    """The number that the plugin library says it is compatible with. Raises Refused."""
+def plugin_about(library: Path) -> tuple[int, tuple[str, ...]]:
+    """ABI and operators of the plugin library, from its ``farthing_tensorrt_about``: "abi 1; headers 10.14; operators A B".
+
+    Raises Refused.
+    """
     try:
-        function = ctypes.CDLL(str(library)).farthing_plugin_abi
-    except (OSError, AttributeError) as error:
+        function = ctypes.CDLL(str(library)).farthing_tensorrt_about
+        function.restype = ctypes.c_char_p
+        fields = dict(part.strip().partition(" ")[::2] for part in function().decode().split(";"))
+        return int(fields["abi"]), tuple(fields["operators"].split())
+    except (OSError, AttributeError, KeyError, ValueError) as error:
         raise Refused(
-            f"plugin library {library} is not usable ({error}), expected one with farthing_plugin_abi; build it with this farthing"
+            f"plugin library {library} is not usable ({error}), expected farthing's; build farthing_tensorrt again"
         ) from error
-    function.restype = ctypes.c_int
-    return int(function())
 
 
 def check_plugins(library: Path, wanted: int) -> None:
     """Raises Refused for a plugin library of another ABI."""
-    found = plugin_abi(library)
+    found = plugin_about(library)[0]
     if found != wanted:
         raise Refused(
             f"ABI of plugin library {library} is {found}, expected {wanted}; build the library and write the plan with one farthing"
         )
-
-
-def plugin_operators(library: Path) -> tuple[str, ...]:
-    """Names of the operators that the plugin library has, from its ``farthing_plugin_operators`` (separated by commas)."""
-    try:
-        function = ctypes.CDLL(str(library)).farthing_plugin_operators
-    except (OSError, AttributeError) as error:
-        raise Refused(
-            f"plugin library {library} is not usable ({error}), expected one of farthing; build it again"
-        ) from error
-    function.restype = ctypes.c_char_p
-    return tuple(name for name in function().decode().split(",") if name)
 
 
 def make_logger(trt: Any) -> Any:

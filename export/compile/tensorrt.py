@@ -18,7 +18,7 @@ from .profiles import Ranges
 from .result import CompileResult, engines_in
 
 PLUGIN_ABI = 1
-"""What `farthing_plugin_abi` of our plugin library must say; changes when a plugin's inputs, attributes or serialised form do."""
+"""The ABI that `farthing_tensorrt_about` of our plugin library must say (kAbi in plugins/tensorrt/plugin.h); changes when a plugin's inputs, attributes or serialised form do."""
 
 
 def compile_tensorrt(
@@ -141,7 +141,7 @@ def plugin_library(path: str | Path | None) -> tuple[Path | None, int | None, tu
     library = Path(path).resolve()
     try:
         build_engine.check_plugins(library, PLUGIN_ABI)
-        return library, PLUGIN_ABI, build_engine.plugin_operators(library)
+        return library, PLUGIN_ABI, build_engine.plugin_about(library)[1]
     except build_engine.Refused as error:
         raise BundleError(str(error)) from error
 

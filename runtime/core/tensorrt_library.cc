@@ -120,9 +120,14 @@ std::int64_t plugin_abi_of(const std::string& path) {
     refuse(Status::environment, "plugin library", std::string("not loaded (") + dlerror() + ")", path,
            "build farthing_tensorrt, or unset FARTHING_PLUGINS");
   }
-  std::int32_t (*abi)() = nullptr;
-  resolve({library, path}, "farthing_plugin_abi", abi);
-  return abi();
+  const char* (*about)() = nullptr;
+  resolve({library, path}, "farthing_tensorrt_about", about);
+  const std::string text = about();  // "abi 1; headers 10.14; operators ..."
+  if (text.rfind("abi ", 0) != 0) {
+    refuse(Status::environment, "plugin library " + path, "of another kind (" + text.substr(0, 40) + ")", "farthing's",
+           "build farthing_tensorrt, or unset FARTHING_PLUGINS");
+  }
+  return std::atoll(text.c_str() + 4);
 }
 
 }  // namespace farthing

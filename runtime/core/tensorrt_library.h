@@ -58,7 +58,7 @@ struct TensorRt {
 // when it is missing or of another major version than our headers: the interfaces are C++ classes.
 const TensorRt& load_tensorrt(const std::string& path);
 
-// What farthing_plugin_abi() of the library says. Throws Error(environment).
+// The ABI in what farthing_tensorrt_about() of the library says. Throws Error(environment).
 std::int64_t plugin_abi_of(const std::string& path);
 
 }  // namespace farthing
