@@ -172,6 +172,16 @@ def _tensorrt() -> Iterator[Finding]:
     modules = [m for m in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(m) is not None]
     found = [str(path) for path in named.values() if path] + [f"{m} {_version(m) or ''}".strip() for m in modules]
     yield Finding("TensorRT", OK if found else OPTIONAL, ", ".join(found) or "none found (untested on GPU)")
+    from ..runtime.engines import native_parts
+
+    headers = getattr(native_parts().core, "tensorrt_headers", str)()
+    yield Finding(
+        "TensorRT backend",
+        OK if headers else OPTIONAL,
+        f"built with headers {headers} (untested on GPU)"
+        if headers
+        else "not in this build: no TensorRT or CUDA headers",
+    )
 
 
 def _version(name: str) -> str | None:

@@ -309,3 +309,12 @@ def test_cpu_measures_real_sessions(bundle):
     assert 0 < open_seconds(bundle / "graphs" / "decoder.onnx", None, optimised=False, rounds=1) < 60
     with pytest.raises(BundleError, match=r"opening .*manifest\.json is failed"):
         open_seconds(bundle / "manifest.json", None, optimised=False, rounds=1)
+
+
+def test_compiling_needs_no_torch(bundle, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import farthing; farthing.compile(sys.argv[1], 'tensorrt', trt='10.3', plan=sys.argv[2], context=64)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle, tmp_path / "plan"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import sys
 
 import engines
 import pytest
+
 from farthing.calibration.selftest import PLAN, selftest_gpu
 from farthing.calibration.selftest.rows import fill
 from farthing.calibration.selftest.run import CLEAR, Report, _Failed, _Later, first_wrong, run_steps
@@ -38,7 +39,9 @@ def test_without_a_device_it_says_what_it_would_do(without_gpu, tmp_path):
 def test_the_command_writes_the_report(without_gpu, tmp_path):
     file = tmp_path / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "farthing.cli", "selftest", "--gpu", "--report", str(file)], capture_output=True, text=True
+        [sys.executable, "-m", "farthing.cli", "selftest", "--gpu", "--report", str(file)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 6 and "number of CUDA devices is 0" in done.stdout and "Traceback" not in done.stderr
     report = json.loads(file.read_text())
@@ -57,7 +60,9 @@ def _good():
 
 def test_a_failure_is_kept_and_the_rest_runs_where_it_can():
     # Operators wrong, no plugins given: the bundle is tried all the same.
-    steps = run_steps([_good, _good, lambda: _raise(_Later("none")), lambda: _raise(_Failed("wrong", {"a": 1})), *[_good] * 3])
+    steps = run_steps(
+        [_good, _good, lambda: _raise(_Later("none")), lambda: _raise(_Failed("wrong", {"a": 1})), *[_good] * 3]
+    )
     assert [s.status for s in steps] == ["passed", "passed", "skipped", "failed", "passed", "passed", "passed"]
     assert steps[3].data == {"a": 1} and Report(steps, {}).exit_code == 5
     # No engine: nothing to decode with.
