@@ -188,3 +188,24 @@ def test_reference_modes_stream(mode: str) -> None:
         one, state = reference(n[:, t : t + 1], state, *weights, kernel_size=4, mode=mode)
         torch.testing.assert_close(one[:, 0], whole[:, t])
         assert torch.equal(state, window[:, t + 1 : t + 4])
+
+
+def test_shipped_example(tmp_path: Path) -> None:
+    """examples/gam exports and predicts Python far better than chance (5.55) or single bytes (about 3); module texts vary, so loosely."""
+    from farthing.export import export
+
+    example = Path(__file__).parents[1] / "examples" / "gam"
+    bundle = open_bundle(export("gam", example, tmp_path / "bundle").path)
+    session = open_session(str(bundle.graph(bundle.step_graph)), session_options(bundle, "bodies"))
+    library = Path(json.__file__).parents[1]
+    modules = [
+        (library / name).read_bytes()[5000:5513] for name in ("tarfile.py", "inspect.py", "smtplib.py", "shutil.py")
+    ]
+    text = np.frombuffer(b"".join(m[:512] for m in modules) + modules[-1][-1:], np.uint8).astype(np.int64)
+    stepper = Stepper(session, bundle.manifest, 16, 0)
+    inputs, targets = text[:-1].reshape(16, 128), text[1:].reshape(16, 128)
+    loss = 0.0
+    for at in range(128):
+        logits = stepper.step(inputs[:, at : at + 1]).astype(np.float64)
+        loss -= (logits[np.arange(16), targets[:, at]] - np.log(np.exp(logits).sum(-1))).mean() / 128
+    assert loss < 2.0, loss
