@@ -79,7 +79,7 @@ void stream_span(const float* x, std::size_t rows, const Memory& memory, float s
     const W* tile = static_cast<const W*>(memory.slots) + slot * c;
     const float* wide = nullptr;
     if constexpr (!std::is_same_v<W, float>) {
-      if (rows > kTileRows) {
+      if (rows > 2 * kTileRows) {
         thread_local std::vector<float> room;  // grows to one tile and stays
         if (room.size() < slots * c) room.resize(slots * c);
         widen_tile(tile, slots * c, room.data());

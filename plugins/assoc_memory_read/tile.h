@@ -62,13 +62,18 @@ inline void sum_four(const Vec (&v)[4], float* out) {
 #endif
 }
 
-template <std::size_t kRows, std::size_t kCols, class W>
+// kFetch: ask for the four rows of weights that come next, since the hardware does not follow four streams at once. Asking for what
+// lies behind the last row is harmless.
+template <std::size_t kRows, std::size_t kCols, bool kFetch, class W>
 inline void dot_tile(const float* x, std::size_t c, const W* weight, float* out, std::size_t stride) {
   Vec acc[kRows][kCols] = {};
   const std::size_t whole = c - c % kLanes;
   for (std::size_t p = 0; p < whole; p += kLanes) {
     Vec w[kCols];
-    for (std::size_t j = 0; j < kCols; ++j) w[j] = widen(weight + j * c + p);
+    for (std::size_t j = 0; j < kCols; ++j) {
+      if constexpr (kFetch) __builtin_prefetch(weight + (kCols + j) * c + p, 0, 3);
+      w[j] = widen(weight + j * c + p);
+    }
     for (std::size_t i = 0; i < kRows; ++i) {
       const Vec xv = load(x + i * c + p);
       for (std::size_t j = 0; j < kCols; ++j) acc[i][j] += xv * w[j];
@@ -89,39 +94,47 @@ inline void dot_tile(const float* x, std::size_t c, const W* weight, float* out,
   }
 }
 
-template <std::size_t kRows, bool kStream, class W>
+template <std::size_t kRows, bool kStream, bool kFetch, class W>
 inline void dot_strip(const float* x, std::size_t c, const W* weight, std::size_t cols, float* out,
                       std::size_t stride) {
   std::size_t col = 0;
   if constexpr (!kStream) {
     for (; col + kTileCols <= cols; col += kTileCols) {
-      dot_tile<kRows, kTileCols>(x, c, weight + col * c, out + col, stride);
+      dot_tile<kRows, kTileCols, kFetch>(x, c, weight + col * c, out + col, stride);
     }
   }
-  for (; col < cols; ++col) dot_tile<kRows, 1>(x, c, weight + col * c, out + col, stride);
+  for (; col < cols; ++col) dot_tile<kRows, 1, false>(x, c, weight + col * c, out + col, stride);
 }
 
-template <std::size_t kMost, bool kStream, class W>
+template <std::size_t kMost, bool kStream, bool kFetch, class W>
 inline void dot_rest(const float* x, std::size_t rows, std::size_t c, const W* weight, std::size_t cols, float* out,
                      std::size_t stride) {
   if constexpr (kMost > 0) {
     if (rows == kMost) {
-      dot_strip<kMost, kStream>(x, c, weight, cols, out, stride);
+      dot_strip<kMost, kStream, kFetch>(x, c, weight, cols, out, stride);
     } else {
-      dot_rest<kMost - 1, kStream>(x, rows, c, weight, cols, out, stride);
+      dot_rest<kMost - 1, kStream, kFetch>(x, rows, c, weight, cols, out, stride);
     }
   }
+}
+
+// Rows of the next strip: 8 are taken as 4 + 4 and not as 6 + 2, since a strip of two waits for its weights.
+inline std::size_t even_strip(std::size_t rows) {
+  const std::size_t strips = (rows + kTileRows - 1) / kTileRows;
+  return (rows + strips - 1) / strips;
 }
 
 // out[i * stride + j] = x[i] . weight[j] for `rows` rows of x and `cols` rows of weight, both of width c.
 template <class W>
 inline void dots(const float* x, std::size_t rows, std::size_t c, const W* weight, std::size_t cols, float* out,
                  std::size_t stride) {
-  if (rows <= kStreamRows) return dot_rest<kStreamRows, true>(x, rows, c, weight, cols, out, stride);
-  for (; rows > kTileRows; rows -= kTileRows, x += kTileRows * c, out += kTileRows * stride) {
-    dot_strip<kTileRows, false>(x, c, weight, cols, out, stride);
+  if (rows <= kStreamRows) return dot_rest<kStreamRows, true, false>(x, rows, c, weight, cols, out, stride);
+  bool first = true;  // the later strips find the weights in L2
+  for (std::size_t strip; rows > 0; rows -= strip, x += strip * c, out += strip * stride, first = false) {
+    strip = even_strip(rows);
+    first ? dot_rest<kTileRows, false, true>(x, strip, c, weight, cols, out, stride)
+          : dot_rest<kTileRows, false, false>(x, strip, c, weight, cols, out, stride);
   }
-  dot_rest<kTileRows, false>(x, rows, c, weight, cols, out, stride);
 }
 
 // acc[i][0..kVecs) += p[i][s] * bank[s][0..kVecs), slot after slot.
@@ -208,10 +221,10 @@ template <class W>
 inline void weighted_sum(const float* p, std::size_t stride, std::size_t rows, const W* bank, std::size_t slots,
                          std::size_t c, float* acc) {
   if (rows == 1) return sum_row(p, bank, slots, c, acc);
-  for (; rows > kTileRows; rows -= kTileRows, p += kTileRows * stride, acc += kTileRows * c) {
-    sum_strip<kTileRows>(p, stride, bank, slots, c, acc);
+  for (std::size_t strip; rows > 0; rows -= strip, p += strip * stride, acc += strip * c) {
+    strip = even_strip(rows);
+    sum_rest<kTileRows>(p, stride, strip, bank, slots, c, acc);
   }
-  sum_rest<kTileRows>(p, stride, rows, bank, slots, c, acc);
 }
 
 // A tile as float32, so that many rows widen it once and not once a strip. Widening is exact: results are the same bits.
