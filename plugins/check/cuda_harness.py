@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import operator
 from ..case import Case
-from .face import Face, Mismatch, Skip, compare, must_refuse, output_dtypes, wanted
+from .face import Face, Mismatch, Skip, compare, halved, must_refuse, output_dtypes, wanted
 from .native import build_folder, missing
 
 TYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "int64": 4, "bool": 5}
@@ -106,25 +106,14 @@ class CudaHarness(Face):
         stored_half = half_given and any(d == "float16" for d in output_dtypes(case).values())
         self._compare(case, case.inputs, max(limit, case.half_tolerance or 0) if stored_half else limit)
         if case.half_tolerance is not None:
-            with np.errstate(over="ignore"):
-                halves = [
-                    a.astype(np.float16) if self._follows(case, i) and a is not None else a
-                    for i, a in enumerate(case.inputs)
-                ]
-            if any(
-                a is not None and not np.isfinite(a).all() and np.isfinite(b).all()
-                for a, b in zip(halves, case.inputs, strict=True)
-                if b is not None and b.dtype.kind == "f"
-            ):
+            halves = halved(case)
+            pairs = [(a, b) for a, b in zip(case.inputs, halves, strict=True) if a is not None and b is not None]
+            if any(a.dtype.kind == "f" and not np.array_equal(np.isfinite(a), np.isfinite(b)) for a, b in pairs):
                 return  # a number of the case has no float16
             try:
                 self._compare(case, halves, case.half_tolerance)
             except Forbidden:
                 return
-
-    @staticmethod
-    def _follows(case: Case, i: int) -> bool:
-        return operator(case.operator).inputs[i].dtypes == ("float32",)
 
     def _compare(self, case: Case, inputs: Sequence[np.ndarray | None], tolerance: float) -> None:
         want = wanted(case, inputs)
@@ -151,7 +140,7 @@ class CudaHarness(Face):
     ) -> dict[str, np.ndarray]:
         contract = operator(case.operator)
         given = [None if a is None else np.ascontiguousarray(a) for a in inputs]
-        dtypes = _output_dtypes(case, given)
+        dtypes = output_dtypes(case, given)
         held = {p.name: _Guarded(shapes[p.name], dtypes[p.name]) for p in contract.outputs if p.name in shapes}
         if in_place:
             # The shared buffer is the guarded output, which starts as the input.
@@ -165,8 +154,9 @@ class CudaHarness(Face):
         outs = (_Tensor * len(contract.outputs))(
             *[_tensor(held[p.name].array if p.name in held else None) for p in contract.outputs]
         )
+        kinds = {a.name: a.kind for a in contract.attributes}
         attributes = (_Attribute * max(1, len(case.attributes)))(
-            *[_attribute(n, v) for n, v in case.attributes.items()]
+            *[_attribute(n, kinds[n], v) for n, v in case.attributes.items()]
         )
         forbidden = ctypes.c_int()
         message = ctypes.create_string_buffer(1024)
@@ -181,28 +171,9 @@ class CudaHarness(Face):
         return {name: output.array for name, output in held.items()}
 
 
-def _attribute(name: str, value: Any) -> _Attribute:
-    if isinstance(value, str):
+def _attribute(name: str, kind: str, value: Any) -> _Attribute:
+    if kind == "string":
         return _Attribute(name.encode(), 2, 0, 0.0, value.encode())
-    if isinstance(value, float):
+    if kind == "float":
         return _Attribute(name.encode(), 1, 0, value, b"")
-    return _Attribute(name.encode(), 0, int(value), 0.0, b"")
-
-
-def _output_dtypes(case: Case, inputs: Sequence[np.ndarray | None]) -> dict[str, str]:
-    """As ``output_dtypes``, but ports of float32 alone are float16 when the inputs of that kind are."""
-    contract = operator(case.operator)
-    plain = output_dtypes(case, inputs)
-    follow = next(
-        (
-            str(a.dtype)
-            for p, a in zip(contract.inputs, inputs, strict=False)
-            if a is not None and p.dtypes == ("float32",)
-        ),
-        "float32",
-    )
-    return {
-        p.name: follow if p.dtypes == ("float32",) and p.like is None else plain[p.name]
-        for p in contract.outputs
-        if p.name in plain
-    }
+    return _Attribute(name.encode(), 0, value, 0.0, b"")

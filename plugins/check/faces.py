@@ -10,6 +10,8 @@ def faces() -> dict[str, Face]:
     from .cuda_harness import CudaHarness
     from .onnxruntime_faces import Body, CpuKernel
     from .reference import Reference
+    from .rtx_body import RtxBody
+    from .tensorrt_plugin import TensorrtPlugin
 
-    columns: tuple[Face, ...] = (Reference(), Body(), CpuKernel(), CudaHarness())
+    columns: tuple[Face, ...] = (Reference(), Body(), CpuKernel(), CudaHarness(), TensorrtPlugin(), RtxBody())
     return {face.name: face for face in columns}

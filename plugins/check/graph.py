@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import DOMAIN, DOMAIN_VERSION, operator
 from ..case import Case
-from ..contract import IR_VERSION, OPSET
+from ..contract import IR_VERSION, OPSET, Port
 from .face import output_dtypes
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ def model(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     *,
     function: Any = None,
-    dynamic: bool = False,
+    dynamic: Collection[str] = (),
 ) -> onnx.ModelProto:
     """The case as a model. ``shapes``: of the outputs, where known.
 
     ``function``: None for the operator's own body, False for none at all (then only a kernel can run the node), or another
-    FunctionProto. ``dynamic``: every size of an input is a symbol of its own.
+    FunctionProto. ``dynamic``: symbols of the contract whose sizes are left open.
     """
     from onnx import helper
 
@@ -52,13 +52,20 @@ def model(
     info = helper.make_tensor_value_info
     types = output_dtypes(case)
 
-    def sizes(name: str, array: np.ndarray) -> list[Any]:
-        return [f"{name}_{i}" for i in range(array.ndim)] if dynamic else list(array.shape)
+    def sizes(port: Port, array: np.ndarray) -> list[Any]:
+        spare = array.ndim - len(port.shape) + 1
+        symbols = [s for symbol in port.shape for s in ([symbol] * spare if symbol == "..." else [symbol])]
+        free = {i: f"{'rows' if s == '...' else s}_{i}" for i, s in enumerate(symbols) if s in dynamic}
+        return [free.get(i, size) for i, size in enumerate(array.shape)]
 
     graph = helper.make_graph(
         [helper.make_node(case.operator, names, outputs, name="node", domain=DOMAIN, **attributes)],
         "case",
-        [info(n, elem_type(str(a.dtype)), sizes(n, a)) for n, a in zip(names, given, strict=False) if a is not None],
+        [
+            info(p.name, elem_type(str(a.dtype)), sizes(p, a))
+            for p, a in zip(contract.inputs, given, strict=True)
+            if a is not None
+        ],
         [info(n, elem_type(types[n]), list(shapes[n]) if shapes and not dynamic else None) for n in outputs if n],
     )
     return helper.make_model(

@@ -15,7 +15,7 @@ def build_folder() -> Path:
 
 def ladder_folder() -> Path:
     """The environment with NVIDIA's packages, apart from the one that runs farthing."""
-    return Path(os.environ.get("FARTHING_LADDER") or ROOT / "build" / "ladder")
+    return Path(os.environ.get("FARTHING_LADDER") or ROOT / "build" / "rtx")
 
 
 def missing(path: Path) -> str | None:
