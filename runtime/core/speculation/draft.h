@@ -1,0 +1,55 @@
+// A guess at the next tokens, and what makes one.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace farthing {
+
+// A tree of guessed tokens. Its root is the newest token of the text, chosen but not run yet, and is no node of it. A chain is a
+// tree in which every node follows the one before. Nodes stand behind their parents.
+struct Draft {
+  std::vector<std::int32_t> ids;
+  std::vector<std::int32_t> parents;  // index of the node before this one; -1 = the root
+  // The drafter's estimate that a node is what the model says, given that its parent was: in [0, 1]. The loop trusts it when it
+  // weighs a row's cost against what it may bring, so a drafter learns it from `Drafter::verified`.
+  std::vector<float> chances;
+
+  std::size_t size() const { return ids.size(); }
+  void clear() {
+    ids.clear();
+    parents.clear();
+    chances.clear();
+  }
+  void add(std::int32_t id, std::int32_t parent, float chance) {
+    ids.push_back(id);
+    parents.push_back(parent);
+    chances.push_back(chance);
+  }
+};
+
+struct DraftLimits {
+  std::int64_t nodes = 0;  // most nodes
+  std::int64_t depth = 0;  // longest path
+  bool tree = false;       // whether the model takes branches; otherwise the draft must be a chain
+};
+
+// Guesses from the text so far. Deterministic: equal texts and options give equal drafts. For one thread.
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+  virtual const char* name() const = 0;
+
+  // A text begins: the prompt, its last token not run yet.
+  virtual void begin(std::span<const std::int32_t> tokens) = 0;
+  // Tokens that were added to the text, the last of them not run yet.
+  virtual void observe(std::span<const std::int32_t> tokens) = 0;
+  // Fills `draft`, which is empty, within the limits; leaves it empty where it has no guess. After warm-up it does not allocate.
+  virtual void propose(const DraftLimits& limits, Draft& draft) = 0;
+  // What became of the nodes that ran: `ran` of them, numbered by `nodes` (ascending, closed under parents), and those among them
+  // that were accepted, `path` (a path from the root; may be empty). Called before the observe() of the tokens.
+  virtual void verified(const Draft& draft, std::span<const std::int32_t> nodes, std::span<const std::int32_t> path) = 0;
+};
+
+}  // namespace farthing
