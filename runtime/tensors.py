@@ -19,6 +19,9 @@ PAST_LEN = "past_len"
 LOGIT_ROWS = "logit_rows"
 """int64 [B,R]: which of the S rows go through the head. Prefill wants one of them, verification all."""
 
+VISIBLE = "visible"
+"""int64 [B,S,W], W = ceil(S/64): bit j of a row's words says that it sees row j of this pass. Only in graphs that take trees of drafts."""
+
 LOGITS = "logits"
 """float32 [B,R,V]."""
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "error.h"
+
 namespace farthing {
 
 // One pass over some rows of one sequence. Row i goes to cache slot past + i and rotary position positions[i].
@@ -13,6 +15,8 @@ struct Pass {
   std::span<const std::int64_t> positions;
   std::int64_t past = 0;
   std::span<const std::int64_t> logit_rows;  // which rows go through the head
+  // Bits of the rows that each row sees, (rows + 63) / 64 words a row; empty = those up to itself. Only where branches() is true.
+  std::span<const std::int64_t> visible;
 };
 
 class Backend {
@@ -27,6 +31,12 @@ class Backend {
   virtual std::int64_t vocab_size() const = 0;
   // Rows a pass may have.
   virtual std::int64_t chunk() const = 0;
+  // Whether rows of a pass may see other rows than those before them: trees of drafts.
+  virtual bool branches() const { return false; }
+  // Passes that want the logits of up to `rows` rows will come: their memory is taken now.
+  virtual void reserve(std::int64_t) {}
+  // Moves rows of the last pass, which began at `past`, together: row rows[t] to slot past + t. Ascending, rows[t] >= t.
+  virtual void keep(std::int64_t past, std::span<const std::int32_t> rows);
   // Goes back to `length` tokens and returns the token from which the caller must run again: `length` itself where nothing must,
   // as with a cache, whose slots are overwritten later. A recurrent state knows its last pass only.
   virtual std::int64_t rewind(std::int64_t length) { return length; }
@@ -40,5 +50,9 @@ class Backend {
   // Seconds spent inside the engine so far, wall clock.
   virtual double engine_seconds() const = 0;
 };
+
+inline void Backend::keep(std::int64_t, std::span<const std::int32_t>) {
+  throw Error(Status::internal, "a backend without branches was asked to move rows");
+}
 
 }  // namespace farthing

@@ -1,8 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
-#include <chrono>
-#include <ctime>
+#include <limits>
 
 #include "error.h"
 #include "tensorrt_backend.h"
@@ -25,14 +24,6 @@ std::unique_ptr<Backend> open_backend(const Bundle& bundle, const EngineOptions&
   OrtOptions ort = completed(options, bundle).backend;
   ort.hashes = options.hashes;
   return open_ort_backend(bundle, ort);
-}
-
-double wall() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-double cpu() {
-  timespec now;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
 }  // namespace
@@ -107,15 +98,19 @@ void Engine::check_room(std::span<const std::int32_t> ids) const {
 }
 
 std::span<const float> Engine::pass(std::span<const std::int32_t> ids, std::size_t wanted) {
-  const std::size_t rows = ids.size(), vocab = static_cast<std::size_t>(backend_->vocab_size());
+  const std::size_t rows = ids.size();
   for (std::size_t i = 0; i < rows; ++i) positions_[i] = length() + static_cast<std::int64_t>(i);
   for (std::size_t i = 0; i < wanted; ++i) logit_rows_[i] = static_cast<std::int64_t>(rows - wanted + i);
+  return run({ids, {positions_.data(), rows}, length(), {logit_rows_.data(), wanted}, {}});
+}
+
+std::span<const float> Engine::run(const Pass& pass) {
   logits_ = {};
-  const auto all = backend_->run({ids, {positions_.data(), rows}, length(), {logit_rows_.data(), wanted}});
-  logits_ = all.last(vocab);
-  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+  const auto all = backend_->run(pass);
+  logits_ = all.last(static_cast<std::size_t>(backend_->vocab_size()));
+  tokens_.insert(tokens_.end(), pass.ids.begin(), pass.ids.end());
   ++passes_;
-  rows_ += static_cast<std::int64_t>(rows);
+  rows_ += static_cast<std::int64_t>(pass.ids.size());
   return all;
 }
 
@@ -157,84 +152,49 @@ std::span<const float> Engine::logits() const {
   return logits_;
 }
 
-Generation Engine::generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                            const std::function<bool(std::int32_t)>& on_token) {
-  check(options.sampler);
-  check_prompt(prompt);
-  if (options.max_new_tokens < 1) {
-    refuse(Status::request, "max_new_tokens", std::to_string(options.max_new_tokens), "1 or more",
-           "choose another value");
+void Engine::speculate(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
+                       const SpeculationOptions& options, PassCost cost) {
+  if (!drafter) {
+    speculation_.reset();
+    return;
   }
-  if (options.restart_window < 0 || options.restart_window >= capacity()) {
-    if (options.restart_window != 0) {
-      refuse(Status::request, "restart_window", std::to_string(options.restart_window),
-             "0 (off) to " + std::to_string(capacity() - 1), "keep fewer tokens than the context has");
-    }
-  }
-  cancelled_.store(false);
-  Generation result;
-  if (options.reuse_prefix) {
-    const auto common =
-        std::mismatch(tokens_.begin(), tokens_.end(), prompt.begin(), prompt.end()).second - prompt.begin();
-    // At least one token is run again: its logits are needed.
-    const auto kept = std::min<std::ptrdiff_t>(common, static_cast<std::ptrdiff_t>(prompt.size()) - 1);
-    rewind(kept);
-    prompt = prompt.subspan(static_cast<std::size_t>(kept));
-  } else if (!options.resume) {
-    reset();
-  }
-  const bool penalise = options.sampler.repetition_penalty != 1;
-  sampler_.forget();
-  result.ids.reserve(static_cast<std::size_t>(std::min(options.max_new_tokens, capacity())));
-  const std::int64_t passes = passes_, rows = rows_;
-  const double engine = backend_->engine_seconds(), start = wall(), cpu_start = cpu();
+  if (!acceptor) acceptor = std::make_shared<ExactAcceptor>();
+  speculation_ = std::make_unique<Speculation>(std::move(drafter), std::move(acceptor), options, std::move(cost),
+                                               backend_->chunk(), backend_->branches());
+  const auto rows = static_cast<std::size_t>(options.nodes) + 1;
+  backend_->reserve(options.nodes + 1);
+  visible_.reserve(rows * ((rows + 63) / 64));
+  path_.reserve(rows);
+  kept_rows_.reserve(rows);
+}
 
-  append(prompt);
-  Stats& stats = result.stats;
-  stats.prompt_tokens = static_cast<std::int64_t>(prompt.size());
-  const double prefilled = wall(), cpu_prefilled = cpu();
-  if (penalise) {
-    for (const std::int32_t id : tokens_) sampler_.see(id);
-  }
-  while (true) {
-    if (cancelled_.load()) {
-      result.reason = StopReason::cancelled;
-      break;
-    }
-    const std::int32_t id = sampler_.next(logits_, options.sampler, result.ids.size());
-    if (result.ids.empty()) stats.first_token_seconds = wall() - start;
-    if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) {
-      result.reason = StopReason::eos;
-      result.stop_id = id;
-      break;
-    }
-    result.ids.push_back(id);
-    if (on_token && !on_token(id)) {
-      result.reason = StopReason::callback;
-      break;
-    }
-    if (static_cast<std::int64_t>(result.ids.size()) == options.max_new_tokens) break;
-    if (length() == capacity() && options.restart_window == 0) {
-      result.reason = StopReason::context;
-      break;
-    }
-    if (penalise) sampler_.see(id);
-    if (length() < capacity()) {
-      append({&id, 1});
-    } else {
-      restart(id, options.restart_window);
-      ++stats.restarts;
+PassCost Engine::measure(std::vector<std::int64_t> rows, std::vector<std::int64_t> past, int rounds) {
+  reset();
+  std::vector<double> seconds(rows.size() * past.size(), std::numeric_limits<double>::infinity());
+  const std::vector<std::int32_t> ids(positions_.size(), 0);
+  for (int round = -1; round < rounds; ++round) {  // the first is not counted: it allocates
+    for (std::size_t p = 0; p < past.size(); ++p) {
+      for (std::size_t r = 0; r < rows.size(); ++r) {
+        const auto count = static_cast<std::size_t>(rows[r]);
+        if (count < 1 || count > positions_.size() || past[p] < 0 || past[p] + rows[r] > capacity()) {
+          refuse(Status::request, "pass to measure", std::to_string(rows[r]) + " rows after " + std::to_string(past[p]),
+                 "at most " + std::to_string(positions_.size()) + " rows in a context of " + std::to_string(capacity()),
+                 "measure smaller passes, or open the bundle with a longer context");
+        }
+        for (std::size_t i = 0; i < count; ++i) {
+          positions_[i] = past[p] + static_cast<std::int64_t>(i);
+          logit_rows_[i] = static_cast<std::int64_t>(i);
+        }
+        const double before = backend_->engine_seconds();
+        // The cache may hold anything: what a pass costs does not depend on it.
+        backend_->run({{ids.data(), count}, {positions_.data(), count}, past[p], {logit_rows_.data(), count}, {}});
+        double& least = seconds[p * rows.size() + r];
+        if (round >= 0) least = std::min(least, backend_->engine_seconds() - before);
+      }
     }
   }
-  stats.new_tokens = static_cast<std::int64_t>(result.ids.size());
-  stats.passes = passes_ - passes;
-  stats.rows = rows_ - rows;
-  stats.prefill_seconds = prefilled - start;
-  stats.prefill_cpu_seconds = cpu_prefilled - cpu_start;
-  stats.decode_seconds = wall() - prefilled;
-  stats.decode_cpu_seconds = cpu() - cpu_prefilled;
-  stats.model_seconds = backend_->engine_seconds() - engine;
-  return result;
+  backend_->rewind(0);
+  return {std::move(rows), std::move(past), std::move(seconds)};
 }
 
 }  // namespace farthing

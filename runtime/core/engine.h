@@ -15,6 +15,7 @@
 #include "bundle.h"
 #include "ort_backend.h"
 #include "sampler.h"
+#include "speculation/speculation.h"
 
 namespace farthing {
 
@@ -33,6 +34,7 @@ struct GenerateOptions {
   bool resume = false;        // append the prompt to the cache instead of replacing it
   // With the context full: begin again at position 0 with the last this many tokens and go on. 0 = stop.
   std::int64_t restart_window = 0;
+  bool speculate = true;  // where the engine has a drafter
 };
 
 enum class StopReason { length, eos, callback, context, cancelled };
@@ -45,6 +47,7 @@ struct Stats {
   double prefill_cpu_seconds = 0, decode_cpu_seconds = 0;                   // of the whole process
   double model_seconds = 0;                                                 // inside the backend, wall clock
   std::int64_t restarts = 0;                                                // see GenerateOptions::restart_window
+  SpeculationStats speculation;
 };
 
 struct Generation {
@@ -83,6 +86,15 @@ class Engine {
   Generation generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
                       const std::function<bool(std::int32_t)>& on_token = {});
 
+  // From now on generate() guesses ahead. `cost` should be of this device; without it every draft runs. Null: plain decoding.
+  // Throws Error(request).
+  void speculate(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
+                 const SpeculationOptions& options, PassCost cost);
+  const Speculation* speculation() const { return speculation_.get(); }
+  // Seconds of a pass for each number of rows and each past length: the least of `rounds` rounds over all of them in turn. Any text in
+  // the cache is forgotten.
+  PassCost measure(std::vector<std::int64_t> rows, std::vector<std::int64_t> past, int rounds);
+
   // Ends a generation on another thread after the pass it is in.
   void cancel() { cancelled_.store(true); }
 
@@ -93,10 +105,15 @@ class Engine {
  private:
   void append(std::span<const std::int32_t> ids);
   void check_room(std::span<const std::int32_t> ids) const;
+  void check_generation(std::span<const std::int32_t> prompt, const GenerateOptions& options) const;
+  std::span<const std::int32_t> unseen(std::span<const std::int32_t> prompt, const GenerateOptions& options);
+  std::span<const float> run(const Pass& pass);
   // One pass whose last `wanted` rows get logits; returns them.
   std::span<const float> pass(std::span<const std::int32_t> ids, std::size_t wanted);
   void visit_state(std::int64_t length, const std::function<void(std::span<float>)>& visit);
   void restart(std::int32_t id, std::int64_t window);
+  std::span<const float> verify(const Plan& plan);
+  void commit(std::int64_t base, std::span<const std::int32_t> path);
   void check_prompt(std::span<const std::int32_t> ids) const;
   std::int64_t length() const { return static_cast<std::int64_t>(tokens_.size()); }
 
@@ -104,7 +121,9 @@ class Engine {
   std::unique_ptr<Backend> backend_;
   Sampler sampler_;
   std::vector<std::int32_t> tokens_;
-  std::vector<std::int64_t> positions_, logit_rows_;
+  std::unique_ptr<Speculation> speculation_;
+  std::vector<std::int64_t> positions_, logit_rows_, visible_;
+  std::vector<std::int32_t> path_, kept_rows_;
   std::span<const float> logits_;
   std::int64_t passes_ = 0, rows_ = 0;
   std::atomic<bool> cancelled_{false};

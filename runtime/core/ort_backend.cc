@@ -1,5 +1,6 @@
 #include "ort_backend.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <optional>
@@ -60,6 +61,8 @@ class OrtBackend final : public Backend {
     ids_.resize(static_cast<std::size_t>(options.chunk));
     positions_.resize(ids_.size());
     rows_.resize(ids_.size());
+    if (has_input(tensors::kVisible)) visible_.resize(ids_.size() * words(ids_.size()));
+    shapes_.reserve(kShapes);
   }
 
   std::span<const float> run(const Pass& pass) override {
@@ -75,6 +78,7 @@ class OrtBackend final : public Backend {
     std::copy(pass.positions.begin(), pass.positions.end(), positions_.begin());
     std::copy(pass.logit_rows.begin(), pass.logit_rows.end(), rows_.begin());
     past_ = pass.past;
+    fill_visible(pass);
     Shape& shape = bound(rows, wanted);
     const auto start = std::chrono::steady_clock::now();
     try {
@@ -86,6 +90,28 @@ class OrtBackend final : public Backend {
     return {logits_.data(), wanted * static_cast<std::size_t>(bundle_.vocab_size)};
   }
 
+  bool branches() const override { return !visible_.empty(); }
+  void reserve(std::int64_t rows) override {
+    const auto wanted = static_cast<std::size_t>(std::min(rows, options_.chunk) * bundle_.vocab_size);
+    if (logits_.size() >= wanted) return;
+    logits_.resize(wanted);
+    shapes_.clear();
+  }
+  void keep(std::int64_t past, std::span<const std::int32_t> rows) override {
+    const auto width = static_cast<std::size_t>(bundle_.head_dim);
+    const auto head = static_cast<std::size_t>(options_.capacity) * width;
+    for (auto* caches : {&keys_, &values_}) {
+      for (Buffer& cache : *caches) {
+        for (float* at = cache.data(); at < cache.data() + cache.size(); at += head) {
+          float* to = at + static_cast<std::size_t>(past) * width;
+          for (std::size_t t = 0; t < rows.size(); ++t) {
+            const auto from = static_cast<std::size_t>(rows[t]);
+            if (from != t) std::copy_n(to + from * width, width, to + t * width);
+          }
+        }
+      }
+    }
+  }
   std::int64_t capacity() const override { return options_.capacity; }
   std::int64_t vocab_size() const override { return bundle_.vocab_size; }
   std::int64_t chunk() const override { return options_.chunk; }
@@ -94,22 +120,58 @@ class OrtBackend final : public Backend {
   double engine_seconds() const override { return seconds_; }
 
  private:
+  bool has_input(const std::string& name) {
+    Ort::AllocatorWithDefaultOptions allocator;
+    for (std::size_t i = 0; i < session_.GetInputCount(); ++i) {
+      if (session_.GetInputNameAllocated(i, allocator).get() == name) return true;
+    }
+    return false;
+  }
+
+  static std::size_t words(std::size_t rows) { return (rows + 63) / 64; }
+
+  void fill_visible(const Pass& pass) {
+    const std::size_t rows = pass.ids.size(), count = words(rows);
+    if (pass.visible.size() != (pass.visible.empty() ? 0 : rows * count) ||
+        (visible_.empty() && !pass.visible.empty())) {
+      throw Error(Status::internal, "a pass with branches was asked for that the graph does not take");
+    }
+    if (visible_.empty()) return;
+    if (!pass.visible.empty()) {
+      std::copy(pass.visible.begin(), pass.visible.end(), visible_.begin());
+      return;
+    }
+    std::fill_n(visible_.begin(), rows * count, 0);
+    for (std::size_t row = 0; row < rows; ++row) {
+      std::int64_t* bits = visible_.data() + row * count;
+      for (std::size_t w = 0; w < row / 64; ++w) bits[w] = -1;
+      bits[row / 64] = static_cast<std::int64_t>(~std::uint64_t{0} >> (63 - row % 64));
+    }
+  }
+
   // Everything bound for one (rows, wanted): the tensors are views of the same buffers, so binding again is only needed when
-  // the shape changes. Two are kept: decoding's one row, and the last other shape.
+  // the shape changes. Those of decoding and of drafts come again and again and are kept; of prefill only the last.
   struct Shape {
     std::size_t rows = 0, wanted = 0;
     Ort::IoBinding binding{nullptr};
     std::vector<Ort::Value> values;
   };
+  static constexpr std::size_t kShapes = 80;
 
   Shape& bound(std::size_t rows, std::size_t wanted) {
-    Shape& shape = rows == 1 ? one_row_ : many_rows_;
-    if (shape.rows == rows && shape.wanted == wanted) return shape;
+    for (Shape& shape : shapes_) {
+      if (shape.rows == rows && shape.wanted == wanted) return shape;
+    }
     const std::size_t logits = wanted * static_cast<std::size_t>(bundle_.vocab_size);
     if (logits_.size() < logits) {
       logits_.resize(logits);
-      one_row_ = {};  // its binding points into the buffer that moved
+      shapes_.clear();  // their bindings point into the buffer that moved
     }
+    const bool prefill = rows > 1 && wanted == 1;
+    auto old = std::find_if(shapes_.begin(), shapes_.end(),
+                            [](const Shape& shape) { return shape.rows > 1 && shape.wanted == 1; });
+    if (!prefill) old = shapes_.size() < kShapes ? shapes_.end() : shapes_.begin();
+    Shape& shape = old == shapes_.end() ? shapes_.emplace_back() : *old;
     shape = Shape{rows, wanted, Ort::IoBinding(session_), {}};
     const std::int64_t two_rows[] = {1, static_cast<std::int64_t>(rows)};
     const std::int64_t two_wanted[] = {1, static_cast<std::int64_t>(wanted)};
@@ -119,6 +181,8 @@ class OrtBackend final : public Backend {
     bind(shape, tensors::kPositions, view(positions_.data(), rows, two_rows));
     bind(shape, tensors::kPastLen, view(&past_, 1, one));
     bind(shape, tensors::kLogitRows, view(rows_.data(), wanted, two_wanted));
+    const std::int64_t seen[] = {1, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(words(rows))};
+    if (!visible_.empty()) bind(shape, tensors::kVisible, view(visible_.data(), rows * words(rows), seen));
     bind_output(shape, tensors::kLogits, view(logits_.data(), logits, out));
     const std::int64_t cache[] = {1, bundle_.kv_heads, options_.capacity, bundle_.head_dim};
     for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
@@ -152,10 +216,10 @@ class OrtBackend final : public Backend {
   Ort::MemoryInfo memory_;
   Ort::RunOptions run_options_;
   std::vector<Buffer> keys_, values_;
-  std::vector<std::int64_t> ids_, positions_, rows_;
+  std::vector<std::int64_t> ids_, positions_, rows_, visible_;
   std::int64_t past_ = 0;
   std::vector<float> logits_;
-  Shape one_row_, many_rows_;
+  std::vector<Shape> shapes_;
   double seconds_ = 0;
 };
 

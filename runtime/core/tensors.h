@@ -10,6 +10,7 @@ inline const std::string kInputIds = "input_ids";    // int64 [B,S]
 inline const std::string kPositions = "positions";   // int64 [B,S]
 inline const std::string kPastLen = "past_len";      // int64 [B]
 inline const std::string kLogitRows = "logit_rows";  // int64 [B,R]
+inline const std::string kVisible = "visible";       // int64 [B,S,W]
 inline const std::string kLogits = "logits";         // float32 [B,R,V]
 inline const std::string kPastK = "past_k.";         // + layer: float32 [B,Hkv,C,dh]
 inline const std::string kPastV = "past_v.";

@@ -4,11 +4,13 @@
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "../core/engine.h"
 #include "../core/error.h"
 #include "../core/tensorrt_backend.h"
+#include "speculation.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -47,6 +49,7 @@ farthing::GenerateOptions options_of(const nb::dict& given) {
   o.stop_ids = option(given, "stop_ids", o.stop_ids);
   o.reuse_prefix = option(given, "reuse_prefix", o.reuse_prefix);
   o.restart_window = option(given, "restart_window", o.restart_window);
+  o.speculate = option(given, "speculate", o.speculate);
   o.resume = option(given, "continue", o.resume);
   return o;
 }
@@ -65,6 +68,7 @@ nb::dict dict_of(const farthing::Generation& made, bool kernels) {
   stats["decode_cpu_seconds"] = s.decode_cpu_seconds;
   stats["model_seconds"] = s.model_seconds;
   stats["restarts"] = s.restarts;
+  stats["speculation"] = farthing::dict_of(s.speculation);
   stats["kernels"] = kernels;
   nb::dict result;
   result["ids"] = made.ids;
@@ -108,6 +112,29 @@ nb::object extend(PyEngine& self, const std::vector<std::int32_t>& ids) {
   std::copy(all.begin(), all.end(), copy);
   const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
   return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {ids.size(), all.size() / ids.size()}, owner));
+}
+
+using Grid = std::tuple<std::vector<std::int64_t>, std::vector<std::int64_t>, std::vector<double>>;
+
+farthing::PassCost cost_of(const Grid& grid) {
+  const auto& [rows, past, seconds] = grid;
+  return seconds.empty() ? farthing::PassCost() : farthing::PassCost(rows, past, seconds);
+}
+
+void speculate(PyEngine& self, nb::object drafter, nb::object acceptor, const nb::dict& options, const Grid& cost) {
+  if (drafter.is_none()) {
+    self.engine.speculate(nullptr, nullptr, {}, {});
+    return;
+  }
+  self.engine.speculate(farthing::drafter_of(std::move(drafter)),
+                        acceptor.is_none() ? nullptr : farthing::acceptor_of(std::move(acceptor)),
+                        farthing::speculation_options(options), cost_of(cost));
+}
+
+Grid measure(PyEngine& self, const std::vector<std::int64_t>& rows, const std::vector<std::int64_t>& past, int rounds) {
+  const nb::gil_scoped_release released;
+  const farthing::PassCost cost = self.engine.measure(rows, past, rounds);
+  return {cost.rows(), cost.past(), cost.grid()};
 }
 
 nb::object logits(PyEngine& self) {
@@ -163,6 +190,8 @@ NB_MODULE(_core, module) {
       .def("extend", &extend, "ids"_a)
       .def("logits", &logits)
       .def("generate", &generate, "prompt_ids"_a, "options"_a, "on_token"_a = nb::none())
+      .def("speculate", &speculate, "drafter"_a.none(), "acceptor"_a.none(), "options"_a, "cost"_a)
+      .def("measure", &measure, "rows"_a, "past"_a, "rounds"_a = 3)
       .def("cancel", [](PyEngine& self) { self.engine.cancel(); })
       .def(
           "save_state", [](PyEngine& self, const std::filesystem::path& path) { self.engine.save_state(path); },

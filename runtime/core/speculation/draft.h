@@ -41,7 +41,7 @@ class Drafter {
   virtual ~Drafter() = default;
   virtual const char* name() const = 0;
 
-  // A text begins: the prompt, its last token not run yet.
+  // A text begins with these tokens, which have run. observe() follows before the first propose().
   virtual void begin(std::span<const std::int32_t> tokens) = 0;
   // Tokens that were added to the text, the last of them not run yet.
   virtual void observe(std::span<const std::int32_t> tokens) = 0;
@@ -49,7 +49,8 @@ class Drafter {
   virtual void propose(const DraftLimits& limits, Draft& draft) = 0;
   // What became of the nodes that ran: `ran` of them, numbered by `nodes` (ascending, closed under parents), and those among them
   // that were accepted, `path` (a path from the root; may be empty). Called before the observe() of the tokens.
-  virtual void verified(const Draft& draft, std::span<const std::int32_t> nodes, std::span<const std::int32_t> path) = 0;
+  virtual void verified(const Draft& draft, std::span<const std::int32_t> nodes,
+                        std::span<const std::int32_t> path) = 0;
 };
 
 }  // namespace farthing

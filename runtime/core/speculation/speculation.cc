@@ -1,0 +1,112 @@
+#include "speculation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+
+#include "../error.h"
+
+namespace farthing {
+namespace {
+
+// A gain below this is not worth a draft: estimates of chances are no better.
+constexpr double kMargin = 0.02;
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& total) : total_(total) {}
+  ~Stopwatch() { total_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  double& total_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+void check_draft(const Draft& draft, const DraftLimits& limits, const char* name) {
+  const bool sized = draft.parents.size() == draft.size() && draft.chances.size() == draft.size();
+  bool sound = sized && static_cast<std::int64_t>(draft.size()) <= limits.nodes;
+  for (std::size_t i = 0; sound && i < draft.size(); ++i) {
+    const auto before = static_cast<std::int32_t>(i) - 1;
+    sound = limits.tree ? draft.parents[i] >= -1 && draft.parents[i] <= before : draft.parents[i] == before;
+  }
+  if (!sound) {
+    throw Error(Status::internal,
+                std::string("the draft of ") + name +
+                    " is malformed, expected parents before their nodes within the limits; mend the drafter");
+  }
+}
+
+}  // namespace
+
+void Guard::ran(double relative, std::int64_t tokens) {
+  passes_ += 1;
+  lost_ = std::max(lost_ + relative - static_cast<double>(tokens), kShare * passes_ - kCredit);
+}
+
+Speculation::Speculation(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
+                         const SpeculationOptions& options, PassCost cost, std::int64_t most_rows, bool branches)
+    : drafter_(std::move(drafter)),
+      acceptor_(std::move(acceptor)),
+      options_(options),
+      cost_(std::move(cost)),
+      most_rows_(most_rows),
+      branches_(branches && options.tree),
+      choice_(options.nodes),
+      plan_(options.nodes + 1) {
+  if (options.nodes < 1 || options.nodes >= most_rows || options.depth < 1) {
+    refuse(Status::request, "drafted rows", std::to_string(options.nodes), "1 to " + std::to_string(most_rows - 1),
+           "choose another number");
+  }
+  const auto most = static_cast<std::size_t>(options.nodes);
+  draft_.ids.reserve(most), draft_.parents.reserve(most), draft_.chances.reserve(most), path_.reserve(most);
+}
+
+void Speculation::begin(std::span<const std::int32_t> text) {
+  stats_ = {};
+  guard_.reset();
+  acceptor_->begin();
+  const Stopwatch watch(stats_.draft_seconds);
+  drafter_->begin(text);
+}
+
+std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_t room) {
+  draft_.clear();
+  const DraftLimits limits{std::min({options_.nodes, most_rows_ - 1, branches_ ? options_.nodes : room}),
+                           std::min(options_.depth, room), branches_};
+  if (limits.nodes < 1 || limits.depth < 1) return {};
+  drafter_->propose(limits, draft_);
+  check_draft(draft_, limits, drafter_->name());
+  if (options_.always || !cost_.known()) return choice_.all(draft_);
+  const auto nodes = choice_.choose(draft_, kMargin, [&](std::int64_t rows) { return cost_.relative(rows, past); });
+  if (!nodes.empty() && !guard_.allows(cost_.relative(static_cast<std::int64_t>(nodes.size()) + 1, past))) {
+    ++stats_.withheld;
+    return {};
+  }
+  return nodes;
+}
+
+const Plan& Speculation::plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room) {
+  const Stopwatch watch(stats_.draft_seconds);
+  drafter_->observe(added);
+  plan_.set(added.back(), draft_, chosen(past, room));
+  relative_ = cost_.relative(static_cast<std::int64_t>(plan_.rows()), past);
+  return plan_;
+}
+
+std::int32_t Speculation::accept(const Verification& pass, std::int32_t row, std::int32_t drawn) {
+  return acceptor_->accept(pass, row, drawn);
+}
+
+void Speculation::ran(std::span<const std::int32_t> path) {
+  guard_.ran(relative_, static_cast<std::int64_t>(path.size()) + 1);
+  if (plan_.rows() == 1) return;
+  const Stopwatch watch(stats_.draft_seconds);
+  ++stats_.drafts;
+  stats_.drafted += static_cast<std::int64_t>(plan_.rows()) - 1;
+  stats_.accepted += static_cast<std::int64_t>(path.size());
+  path_.clear();
+  for (const std::int32_t row : path) path_.push_back(plan_.nodes()[static_cast<std::size_t>(row) - 1]);
+  drafter_->verified(draft_, plan_.nodes(), path_);
+}
+
+}  // namespace farthing

@@ -1,0 +1,83 @@
+// Guessing ahead without ever losing: what runs beside the newest token, and whether anything does.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "acceptor.h"
+#include "cost.h"
+#include "draft.h"
+#include "plan.h"
+
+namespace farthing {
+
+struct SpeculationOptions {
+  std::int64_t nodes = 15;  // most drafted rows of a pass
+  std::int64_t depth = 15;  // longest drafted path
+  bool tree = true;         // use branches where the model takes them
+  bool always = false;      // run every draft, whatever it costs: for measuring
+};
+
+struct SpeculationStats {
+  std::int64_t drafts = 0, drafted = 0, accepted = 0;  // passes with a draft, its rows, and those that were right
+  std::int64_t withheld = 0;                           // drafts that the guard kept from running
+  double draft_seconds = 0;                            // spent in drafter, choice and acceptor, wall clock
+};
+
+// Keeps the account of what drafts have cost and brought, in units of plain passes. A draft that brings nothing costs
+// T(rows)/T(1) - 1. What was lost may never exceed 1 + 1% of the passes so far, and a credit of at most 8 passes can be gathered by
+// winning; beyond that no draft runs until plain passes have paid. So on a text where every guess is wrong, decoding is at most
+// 1% + one pass slower than plain, by the measured cost.
+class Guard {
+ public:
+  void reset() { lost_ = 0, passes_ = 0; }
+  // Whether a pass of that relative cost may run.
+  bool allows(double relative) const { return lost_ + relative - 1 <= 1 + kShare * passes_; }
+  void ran(double relative, std::int64_t tokens);
+
+ private:
+  static constexpr double kShare = 0.01, kCredit = 8;
+  double lost_ = 0, passes_ = 0;
+};
+
+// One drafter and one acceptor over one sequence. Allocates nothing after warm-up.
+class Speculation {
+ public:
+  // `most_rows`: rows a pass may have. `branches`: the model's graph takes trees.
+  Speculation(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor, const SpeculationOptions& options,
+              PassCost cost, std::int64_t most_rows, bool branches);
+
+  void begin(std::span<const std::int32_t> text);
+  // Rows that run with `root`, the newest token; the plan has one row where nothing is worth guessing. `room`: how many tokens may
+  // follow root. `text` is all of the text that was added since the last call, root its end.
+  const Plan& plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room);
+  // Child row to go on with behind `row`, or -1.
+  std::int32_t accept(const Verification& pass, std::int32_t row, std::int32_t drawn);
+  // The pass was `tokens` tokens' worth; `path` are the accepted rows.
+  void ran(std::span<const std::int32_t> path);
+
+  const SpeculationStats& stats() const { return stats_; }
+  const PassCost& cost() const { return cost_; }
+  const Drafter& drafter() const { return *drafter_; }
+  const Acceptor& acceptor() const { return *acceptor_; }
+
+ private:
+  std::span<const std::int32_t> chosen(std::int64_t past, std::int64_t room);
+
+  std::shared_ptr<Drafter> drafter_;
+  std::shared_ptr<Acceptor> acceptor_;
+  SpeculationOptions options_;
+  PassCost cost_;
+  std::int64_t most_rows_;
+  bool branches_;
+  Draft draft_;
+  NodeChoice choice_;
+  Plan plan_;
+  Guard guard_;
+  SpeculationStats stats_;
+  std::vector<std::int32_t> path_;
+  double relative_ = 1;
+};
+
+}  // namespace farthing
