@@ -42,9 +42,14 @@ def chat_command(
     no_native: bool,
     backend: str,
     cuda_graphs: bool,
+    draft: str,
+    draft_table: str | None,
+    draft_rows: int,
     **how: Any,
 ) -> None:
-    with open_bundle_for(bundle, threads, context, no_native, backend, cuda_graphs) as runtime:
+    with open_bundle_for(
+        bundle, threads, context, no_native, backend, cuda_graphs, draft, draft_table, draft_rows
+    ) as runtime:
         if runtime.tokenizer is None or not runtime.tokenizer.has_chat_template:
             raise RequestError(
                 found_wanted(

@@ -40,6 +40,7 @@ COMMANDS = {
     "inspect": "Show what is in a bundle and what it will need.",
     "quantize": "Make a bundle smaller.",
     "compile": "Compile a bundle for a CPU, a Jetson or an RTX card.",
+    "tune": "Measure this machine, so that decoding can guess ahead.",
     "run": "Generate text from a prompt.",
     "chat": "Talk with a bundle.",
     "bench": "Measure speed and memory.",

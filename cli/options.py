@@ -11,8 +11,18 @@ _Command = Callable[..., None]
 
 
 def open_options(command: _Command) -> _Command:
-    """How a bundle is opened: ``threads``, ``context``, ``no_native``, ``backend``, ``cuda_graphs``."""
+    """How a bundle is opened: ``threads``, ``context``, ``no_native``, ``backend``, ``cuda_graphs``, ``draft``, ``draft_table``, ``draft_rows``."""
     for option in (
+        click.option("--draft-rows", type=int, default=15, show_default=True, help="Most drafted tokens of a pass."),
+        click.option(
+            "--draft-table", type=click.Path(), help="A table of `farthing draft-table build`, for aded and auto."
+        ),
+        click.option(
+            "--draft",
+            default="tuned",
+            show_default=True,
+            help="Guess ahead: none, auto, lookup, aded, ... ; tuned = auto where `farthing tune` was run. The text stays the same.",
+        ),
         click.option("--cuda-graphs", is_flag=True, help="With tensorrt: replay passes of one row as a CUDA graph."),
         click.option(
             "--backend",
@@ -66,18 +76,31 @@ def open_bundle_for(
     no_native: bool,
     backend: str = "onnxruntime",
     cuda_graphs: bool = False,
+    draft: str = "tuned",
+    draft_table: str | None = None,
+    draft_rows: int = 15,
 ) -> Any:
     """`farthing.load` with the options of `open_options`."""
     from ..runtime.api import load  # heavy: numpy, tokenizers
 
     native = False if no_native else None
-    return load(bundle, threads=threads, context=context, native=native, backend=backend, cuda_graphs=cuda_graphs)
+    return load(
+        bundle,
+        threads=threads,
+        context=context,
+        native=native,
+        backend=backend,
+        cuda_graphs=cuda_graphs,
+        draft=draft,
+        draft_table=draft_table,
+        draft_rows=draft_rows,
+    )
 
 
 def speed_report(stats: dict[str, Any], native: bool) -> str:
-    """Two lines: tokens per second, passes, and where the time went."""
+    """Two or three lines: tokens per second, passes, where the time went, and what guessing brought."""
     seconds = stats["prefill_seconds"] + stats["decode_seconds"]
-    steps = max(stats["passes"] - 1, 0)  # the first new token comes out of the prefill
+    steps = max(stats["new_tokens"] - 1, 0)  # the first new token comes out of the prefill
     outside = max(seconds - stats["model_seconds"], 0.0)
     return (
         f"prompt {stats['prompt_tokens']} tokens in {stats['prefill_seconds']:.2f} s "
@@ -85,6 +108,18 @@ def speed_report(stats: dict[str, Any], native: bool) -> str:
         f"{stats['new_tokens']} new in {stats['decode_seconds']:.2f} s ({_rate(steps, stats['decode_seconds'])})\n"
         f"{stats['passes']} passes of {stats['rows']} rows; {stats['model_seconds']:.2f} s in the model, "
         f"{outside:.3f} s outside; {'C++ core with kernels' if native else 'portable mode, without kernels'}"
+        + _guesses(stats)
+    )
+
+
+def _guesses(stats: dict[str, Any]) -> str:
+    """What guessing brought; empty where nothing was guessed."""
+    found = stats["speculation"]
+    if not found["drafts"]:
+        return ""
+    return (
+        f"\n{found['accepted']} of {found['drafted']} drafted tokens were right, in {found['drafts']} passes; "
+        f"{1e6 * found['draft_seconds'] / stats['passes']:.0f} us per pass for guessing"
     )
 
 

@@ -63,12 +63,17 @@ def run_command(
     no_native: bool,
     backend: str,
     cuda_graphs: bool,
+    draft: str,
+    draft_table: str | None,
+    draft_rows: int,
     as_json: bool,
     **how: Any,
 ) -> None:
     asked = _prompt(prompt, prompt_file, prompt_ids)
     start = time.perf_counter()
-    with open_bundle_for(bundle, threads, context, no_native, backend, cuda_graphs) as runtime:
+    with open_bundle_for(
+        bundle, threads, context, no_native, backend, cuda_graphs, draft, draft_table, draft_rows
+    ) as runtime:
         opened = time.perf_counter() - start
         speaks = runtime.tokenizer is not None
         how["stop"] = list(how["stop"])

@@ -22,6 +22,7 @@ from ..errors import BundleError, RequestError, found_wanted
 from . import options as check
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
+from .speculation import Acceptor, Drafter, PassCosts, check_draft
 from .text import Tokenizer, tokenizer_of
 
 DEFAULT_CONTEXT = 2048
@@ -59,6 +60,9 @@ def load(
     hashes: bool = True,
     backend: str = "onnxruntime",
     cuda_graphs: bool = False,
+    draft: str | Drafter = "tuned",
+    draft_table: str | Path | None = None,
+    draft_rows: int = 15,
 ) -> Runtime:
     """Open the bundle in folder ``bundle``.
 
@@ -66,7 +70,9 @@ def load(
     reserved for all of them. ``native``: None = the C++ core with its kernels where it is built, True = that or an error, False =
     onnxruntime's Python package only. ``hashes``: check every file's SHA-256 first. ``backend``: ``onnxruntime``, or ``tensorrt`` for
     the engines that `farthing compile` made on this machine (untested on GPU); ``cuda_graphs``: with tensorrt, replay passes of one
-    row as a CUDA graph.
+    row as a CUDA graph. ``draft``: how to guess ahead, a name of `farthing.runtime.speculation.DRAFTS` or a `Drafter`; the text stays the
+    same, token by token. ``tuned`` guesses only where `farthing tune` has measured this machine; other names measure it when opening,
+    about 30 passes. ``draft_table``: a table of `farthing draft-table`; ``draft_rows``: most drafted tokens of a pass.
 
     Raises RequestError (bad argument), BundleError (damaged bundle), MissingDependencyError (part not installed).
     """
@@ -77,6 +83,7 @@ def load(
         raise RequestError(found_wanted("backend", repr(backend), f"one of {', '.join(BACKENDS)}", "choose one"))
     if cuda_graphs and backend != "tensorrt":
         raise RequestError(found_wanted("cuda_graphs", True, "False without backend tensorrt", "leave it out"))
+    check_draft(draft, draft_rows)
     path = Path(bundle)
     # The manifest alone first: a context that cannot be should not cost the reading of all weights.
     longest = open_bundle(path, hashes=False).manifest["model"]["max_positions"]
@@ -94,7 +101,9 @@ def load(
         tensorrt=backend == "tensorrt",
         cuda_graphs=cuda_graphs,
     )
-    return Runtime(engine, checked)
+    runtime = Runtime(engine, checked)
+    runtime.speculate(draft, table=draft_table, rows=draft_rows)
+    return runtime
 
 
 class Runtime:
@@ -132,6 +141,67 @@ class Runtime:
     def native(self) -> bool:
         """Whether the C++ core runs, not the portable loop."""
         return self._native
+
+    def speculate(
+        self,
+        draft: str | Drafter,
+        acceptor: Acceptor | None = None,
+        *,
+        table: str | Path | None = None,
+        rows: int = 15,
+        tree: bool = True,
+        costs: PassCosts | None = None,
+        always: bool = False,
+    ) -> None:
+        """Guess ahead from now on, or stop doing so with ``none``. Arguments as in `load`.
+
+        With a `Drafter` of one's own: ``acceptor`` None = exact; ``costs`` None = measured now; ``always`` runs every draft whatever
+        it costs. Forgets the text where it measures. Raises RequestError, also in portable mode for all but ``none`` and ``tuned``.
+        """
+        check_draft(draft, rows)
+        if not self._native:
+            if draft in ("none", "tuned"):
+                return
+            raise RequestError(
+                found_wanted(
+                    "draft",
+                    repr(draft)[:60],
+                    "none in portable mode",
+                    "leave it out, or install the native part (`farthing doctor`)",
+                )
+            )
+        engine: Any = self.engine
+        options = {"nodes": min(rows, engine.capacity - 1, 63), "tree": tree, "always": always}
+        if engine.capacity < 4:  # nothing fits beside the newest token
+            draft = "none"
+        if isinstance(draft, Drafter):
+            if costs is None and not always:
+                costs = self.measure()
+            engine.speculate(draft, acceptor, options, ([], [], []) if costs is None else costs.grid())
+        else:
+            engine.draft(draft, str(table or ""), options)
+
+    @property
+    def drafter(self) -> str:
+        """Name of what guesses ahead; ``none`` where nothing does."""
+        return str(getattr(self.engine, "drafter", "none"))
+
+    def measure(self, rows: Sequence[int] = (1, 2, 4, 8, 16), past: Sequence[int] = (0,), rounds: int = 2) -> PassCosts:
+        """What passes cost here, for `speculate`. Forgets the text. Raises RequestError; native only."""
+        engine: Any = self.engine
+        return PassCosts.of_grid(engine.measure([r for r in rows if r <= engine.capacity], list(past), rounds))
+
+    def tune(self) -> Path:
+        """Measure what passes cost on this machine and keep that beside the bundle; the path of the file. Forgets the text.
+
+        Later `load` guesses ahead by itself (``draft="tuned"``). Raises RequestError; native only.
+        """
+        if not self._native:
+            raise RequestError(
+                found_wanted("engine", "portable", "native, to be tuned", "`farthing doctor` says what is missing")
+            )
+        engine: Any = self.engine
+        return Path(engine.tune())
 
     @property
     def context(self) -> int:

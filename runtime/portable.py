@@ -24,6 +24,9 @@ from .state import load_state, save_state
 CHUNK = 256
 """Rows of a prefill pass: scratch memory follows it, and beyond a few hundred rows matrix products gain nothing."""
 
+_NO_GUESSES = {"drafts": 0, "drafted": 0, "accepted": 0, "withheld": 0, "draft_seconds": 0.0}
+"""This engine does not guess ahead."""
+
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
@@ -155,6 +158,7 @@ class PortableEngine:
             "model_seconds": self._seconds - seconds,
             "restarts": made.restarts,
             "kernels": False,
+            "speculation": dict(_NO_GUESSES),
         }
         return {"ids": made.ids, "stop_reason": made.reason, "stop_id": made.stop_id, "stats": stats}
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "error.h"
+#include "speculation/factory.h"
 #include "tensorrt_backend.h"
 
 namespace farthing {
@@ -26,6 +27,25 @@ std::unique_ptr<Backend> open_backend(const Bundle& bundle, const EngineOptions&
   return open_ort_backend(bundle, ort);
 }
 
+// Rows that are measured: dense where drafts are, since kernels work in strips and costs go up in steps.
+const std::vector<std::int64_t> kRows = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 24, 32, 48, 64};
+const std::vector<std::int64_t> kQuickRows = {1, 2, 4, 8, 16};
+
+std::vector<std::int64_t> up_to(std::int64_t most, std::vector<std::int64_t> rows) {
+  std::erase_if(rows, [most](std::int64_t r) { return r > std::max<std::int64_t>(most, 1); });
+  return rows;
+}
+
+// `count` past lengths from an empty to a filled cache, each with room for a pass behind it.
+std::vector<std::int64_t> past_lengths(std::int64_t capacity, int count) {
+  std::vector<std::int64_t> past = {0};
+  for (int i = 1; i < count; ++i) {
+    const std::int64_t at = (capacity - 64) * i / (count - 1) / 2;
+    if (at > past.back()) past.push_back(at);
+  }
+  return past;
+}
+
 }  // namespace
 
 const char* name(StopReason reason) {
@@ -45,11 +65,13 @@ const char* name(StopReason reason) {
 
 Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
     : bundle_(open_bundle(path, options.hashes)),
+      cost_key_(cost_key(bundle_, options.backend.threads, !options.backend.ops_library.empty())),
       backend_(open_backend(bundle_, options)),
       sampler_(bundle_.vocab_size) {
   tokens_.reserve(static_cast<std::size_t>(capacity()));
   positions_.resize(static_cast<std::size_t>(backend_->chunk()));
   logit_rows_.resize(positions_.size());
+  draft(options.draft);
 }
 
 void Engine::reset() { rewind(0); }
@@ -150,6 +172,25 @@ std::span<const float> Engine::logits() const {
     refuse(Status::request, "logits", "not computed", "a prefill before", "call prefill() after a reset or rewind");
   }
   return logits_;
+}
+
+void Engine::draft(const DraftOptions& options) {
+  std::string name = options.name;
+  auto cost = name == "none" ? std::nullopt : load_cost(bundle_, cost_key_);
+  if (name == "tuned") name = cost ? "auto" : "none";
+  if (name == "none") {
+    speculation_.reset();
+    return;
+  }
+  auto drafter = make_drafter(name, bundle_, capacity(), options.table);
+  if (!cost && !options.how.always) {
+    cost = measure(up_to(most_measured(), kQuickRows), past_lengths(capacity(), 2), 2);
+  }
+  speculate(std::move(drafter), nullptr, options.how, cost.value_or(PassCost()));
+}
+
+std::filesystem::path Engine::tune() {
+  return save_cost(bundle_, cost_key_, measure(up_to(most_measured(), kRows), past_lengths(capacity(), 3), 3));
 }
 
 void Engine::speculate(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,

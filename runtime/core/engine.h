@@ -1,6 +1,7 @@
 // An open bundle and one sequence: prefill, decode, rewind, save. What both the C interface and Python stand on.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
@@ -15,15 +16,24 @@
 #include "bundle.h"
 #include "ort_backend.h"
 #include "sampler.h"
+#include "speculation/cost_file.h"
 #include "speculation/speculation.h"
 
 namespace farthing {
+
+struct DraftOptions {
+  // "none", a name of make_drafter, or "tuned": auto where `farthing tune` has measured this machine, else none.
+  std::string name = "none";
+  std::string table;  // path of a draft table; empty = none
+  SpeculationOptions how;
+};
 
 struct EngineOptions {
   OrtOptions backend;        // capacity 0 = min(max_positions, 2048)
   bool hashes = true;        // check every file's SHA-256 when opening
   bool tensorrt = false;     // run the engines that were compiled from the bundle; capacity 0 = theirs
   bool cuda_graphs = false;  // with tensorrt: replay passes of one row as a CUDA graph
+  DraftOptions draft;
 };
 
 struct GenerateOptions {
@@ -86,7 +96,12 @@ class Engine {
   Generation generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
                       const std::function<bool(std::int32_t)>& on_token = {});
 
-  // From now on generate() guesses ahead. `cost` should be of this device; without it every draft runs. Null: plain decoding.
+  // From now on generate() guesses ahead with a drafter of ours. Costs come from `farthing tune`, or are measured here, which takes
+  // about 30 passes and forgets the text. Throws Error(request, bundle).
+  void draft(const DraftOptions& options);
+  // Costs of this machine, measured in about 100 passes and saved beside the bundle. Returns the file.
+  std::filesystem::path tune();
+  // The same with any drafter. `cost` should be of this device; without it every draft runs. Null: plain decoding.
   // Throws Error(request).
   void speculate(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
                  const SpeculationOptions& options, PassCost cost);
@@ -112,12 +127,14 @@ class Engine {
   std::span<const float> pass(std::span<const std::int32_t> ids, std::size_t wanted);
   void visit_state(std::int64_t length, const std::function<void(std::span<float>)>& visit);
   void restart(std::int32_t id, std::int64_t window);
+  std::int64_t most_measured() const { return std::min(backend_->chunk(), capacity() / 2); }
   std::span<const float> verify(const Plan& plan);
   void commit(std::int64_t base, std::span<const std::int32_t> path);
   void check_prompt(std::span<const std::int32_t> ids) const;
   std::int64_t length() const { return static_cast<std::int64_t>(tokens_.size()); }
 
   Bundle bundle_;
+  CostKey cost_key_;
   std::unique_ptr<Backend> backend_;
   Sampler sampler_;
   std::vector<std::int32_t> tokens_;

@@ -191,6 +191,24 @@ NB_MODULE(_core, module) {
       .def("logits", &logits)
       .def("generate", &generate, "prompt_ids"_a, "options"_a, "on_token"_a = nb::none())
       .def("speculate", &speculate, "drafter"_a.none(), "acceptor"_a.none(), "options"_a, "cost"_a)
+      .def(
+          "draft",
+          [](PyEngine& self, const std::string& name, const std::string& table, const nb::dict& options) {
+            const farthing::DraftOptions how{name, table, farthing::speculation_options(options)};
+            const nb::gil_scoped_release released;
+            self.engine.draft(how);
+          },
+          "name"_a, "table"_a = "", "options"_a = nb::dict())
+      .def_prop_ro("drafter",
+                   [](const PyEngine& self) {
+                     const farthing::Speculation* guessing = self.engine.speculation();
+                     return std::string(guessing ? guessing->drafter().name() : "none");
+                   })
+      .def("tune",
+           [](PyEngine& self) {
+             const nb::gil_scoped_release released;
+             return self.engine.tune();
+           })
       .def("measure", &measure, "rows"_a, "past"_a, "rounds"_a = 3)
       .def("cancel", [](PyEngine& self) { self.engine.cancel(); })
       .def(
