@@ -72,6 +72,22 @@ inline void panel(const float* x, std::size_t stride, const Weight* w, std::size
   }
 }
 
+// One row against two panels at once. A row's sums are one chain of multiply-adds, 4 cycles for each line of 64 bytes: enough for
+// memory (8 cycles a line), half of what L3 gives. Two chains keep up with L3; from memory two streams are 10% slower than one.
+template <class Weight>
+inline void two_panels(const float* x, const Weight* w, std::size_t k, Vec (&first)[kVecs], Vec (&second)[kVecs]) {
+  const Weight* other = w + kLinearPanel * k;
+  Vec a[kVecs] = {}, b[kVecs] = {};
+  for (std::size_t p = 0; p < k; ++p) {
+    const Vec one = splat(x[p]);
+    for (std::size_t v = 0; v < kVecs; ++v) {
+      a[v] += one * load(w + p * kLinearPanel + v * kLanes);
+      b[v] += one * load(other + p * kLinearPanel + v * kLanes);
+    }
+  }
+  for (std::size_t v = 0; v < kVecs; ++v) first[v] = a[v], second[v] = b[v];
+}
+
 // Adds the bias and writes `columns` <= 16 outputs of a row.
 inline void finish(const Vec (&acc)[kVecs], const float* bias, float* y, std::size_t columns) {
   if (columns == kLinearPanel) {
@@ -102,7 +118,16 @@ inline void strip(const LinearArgs& a, std::size_t stride, const Weight* w, std:
 template <class Weight>
 void panels(const LinearArgs& a, std::size_t stride, std::size_t begin, std::size_t end) {
   const std::size_t strips = (a.rows + kMaxRows - 1) / kMaxRows;
-  for (std::size_t i = begin; i < end; ++i) {
+  std::size_t i = begin;
+  for (; a.rows == 1 && a.cached && i + 2 <= end; i += 2) {
+    Vec acc[2][kVecs];
+    two_panels(a.x, static_cast<const Weight*>(a.panels) + i * kLinearPanel * a.k, a.k, acc[0], acc[1]);
+    for (std::size_t j = 0; j < 2; ++j) {
+      const std::size_t col = (i + j) * kLinearPanel;
+      finish(acc[j], a.bias ? a.bias + col : nullptr, a.y + col, std::min(kLinearPanel, a.n - col));
+    }
+  }
+  for (; i < end; ++i) {
     const Weight* w = static_cast<const Weight*>(a.panels) + i * kLinearPanel * a.k;
     for (std::size_t s = 0; s < strips; ++s) {
       const std::size_t row = a.rows * s / strips, next = a.rows * (s + 1) / strips;

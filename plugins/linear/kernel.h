@@ -19,6 +19,7 @@ struct LinearArgs {
   const float* bias;   // may be null
   float* y;
   std::size_t rows, n, k;
+  bool cached = false;  // the weight is likely in L3
 };
 
 inline std::size_t linear_panels(std::size_t n) { return (n + kLinearPanel - 1) / kLinearPanel; }

@@ -1,6 +1,7 @@
 // ONNX Runtime face of farthing::Linear. A constant weight is packed once, when the session is made; the file's pages are then
 // given back, so that the weights are in memory once. A weight that is computed in the graph is packed at every call.
 #include <algorithm>
+#include <atomic>
 
 #include "../native/large_pages.h"
 #include "../native/ort_op.h"
@@ -12,15 +13,25 @@ namespace {
 constexpr const char* kOp = "Linear";
 constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
 
+// All packed weights of the process. While they are fewer than this, they stay in the L3 of a small processor from step to step.
+constexpr std::size_t kCachedBytes = std::size_t{16} << 20;
+std::atomic<std::size_t> packed_bytes{0};
+
 struct LinearKernel : ort::Kernel<LinearKernel> {
   std::shared_ptr<void> packed;  // null: the weight is no constant
+  std::size_t bytes = 0;         // of packed
+
+  LinearKernel(const LinearKernel&) = delete;
+  ~LinearKernel() { packed_bytes -= bytes; }
 
   explicit LinearKernel(const OrtKernelInfo* info) {
     const ort::View weight = ort::constant_input(info, 1);
     if (weight.data == nullptr || !is_weight(weight)) return;  // compute() says what is wrong with it
     const bool half = weight.type == ort::kHalf;
     const auto n = static_cast<std::size_t>(weight.dim(0)), k = static_cast<std::size_t>(weight.dim(1));
-    packed = large_pages(linear_panels(n) * linear_panel_bytes(k, half));
+    bytes = linear_panels(n) * linear_panel_bytes(k, half);
+    packed = large_pages(bytes);
+    packed_bytes += bytes;
     // In pieces, each released before the next is read: at no time is more than a piece in memory twice.
     const std::size_t piece =
         std::max<std::size_t>(kPieceBytes / std::max<std::size_t>(linear_panel_bytes(k, half), 1), 1);
@@ -70,7 +81,9 @@ struct LinearKernel : ort::Kernel<LinearKernel> {
     if (rows == 0 || n == 0) return;
     static const auto kernel = FARTHING_SELECT(linear);
     const bool half = weight.type == ort::kHalf;
-    kernel({x.as<float>(), panels(weight, half, n, k), half, bias.as<float>(), y, rows, n, k}, ort::threads(context));
+    const bool cached = packed_bytes.load(std::memory_order_relaxed) <= kCachedBytes;
+    kernel({x.as<float>(), panels(weight, half, n, k), half, bias.as<float>(), y, rows, n, k, cached},
+           ort::threads(context));
   }
 };
 
