@@ -17,6 +17,8 @@ struct Pass {
   std::span<const std::int64_t> logit_rows;  // which rows go through the head
   // Bits of the rows that each row sees, (rows + 63) / 64 words a row; empty = those up to itself. Only where branches() is true.
   std::span<const std::int64_t> visible;
+  // How many of the rows, the last ones, are mask tokens. Only where masks() is above 0.
+  std::int64_t mask_rows = 0;
 };
 
 class Backend {
@@ -33,6 +35,16 @@ class Backend {
   virtual std::int64_t chunk() const = 0;
   // Whether rows of a pass may see other rows than those before them: trees of drafts.
   virtual bool branches() const { return false; }
+  // Mask tokens that the model was trained with (ids vocab_size() + i); 0 = it has none.
+  virtual std::int64_t masks() const { return 0; }
+  // D of the latents.
+  virtual std::int64_t latent_size() const { return 0; }
+  // Latents of the last pass's mask rows, float32 [mask_rows, D]; valid until the next run.
+  virtual std::span<const float> mask_latents() { return {}; }
+  // The tokens that the sampler head guesses behind `first` from the latents of its masks, float32 [n, D], n <= masks(), with their
+  // probabilities: n of each are written.
+  virtual void draft_chain(std::int32_t first, std::span<const float> latents, std::span<std::int32_t> ids,
+                           std::span<float> chances);
   // Passes that want the logits of up to `rows` rows will come: their memory is taken now.
   virtual void reserve(std::int64_t) {}
   // Moves rows of the last pass, which began at `past`, together: row rows[t] to slot past + t. Ascending, rows[t] >= t.
@@ -50,6 +62,10 @@ class Backend {
   // Seconds spent inside the engine so far, wall clock.
   virtual double engine_seconds() const = 0;
 };
+
+inline void Backend::draft_chain(std::int32_t, std::span<const float>, std::span<std::int32_t>, std::span<float>) {
+  throw Error(Status::internal, "a backend without masks was asked for a draft");
+}
 
 inline void Backend::keep(std::int64_t, std::span<const std::int32_t>) {
   throw Error(Status::internal, "a backend without branches was asked to move rows");

@@ -123,14 +123,14 @@ std::span<const float> Engine::pass(std::span<const std::int32_t> ids, std::size
   const std::size_t rows = ids.size();
   for (std::size_t i = 0; i < rows; ++i) positions_[i] = length() + static_cast<std::int64_t>(i);
   for (std::size_t i = 0; i < wanted; ++i) logit_rows_[i] = static_cast<std::int64_t>(rows - wanted + i);
-  return run({ids, {positions_.data(), rows}, length(), {logit_rows_.data(), wanted}, {}});
+  return run({ids, {positions_.data(), rows}, length(), {logit_rows_.data(), wanted}, {}, 0});
 }
 
 std::span<const float> Engine::run(const Pass& pass) {
   logits_ = {};
   const auto all = backend_->run(pass);
   logits_ = all.last(static_cast<std::size_t>(backend_->vocab_size()));
-  tokens_.insert(tokens_.end(), pass.ids.begin(), pass.ids.end());
+  tokens_.insert(tokens_.end(), pass.ids.begin(), pass.ids.end() - pass.mask_rows);
   ++passes_;
   rows_ += static_cast<std::int64_t>(pass.ids.size());
   return all;
@@ -201,11 +201,13 @@ void Engine::speculate(std::shared_ptr<Drafter> drafter, std::shared_ptr<Accepto
   }
   if (!acceptor) acceptor = std::make_shared<ExactAcceptor>();
   speculation_ = std::make_unique<Speculation>(std::move(drafter), std::move(acceptor), options, std::move(cost),
-                                               backend_->chunk(), backend_->branches());
+                                               backend_->chunk(), backend_->branches(), backend_->masks());
   const auto rows = static_cast<std::size_t>(options.nodes) + 1;
   backend_->reserve(options.nodes + 1);
-  visible_.reserve(rows * ((rows + 63) / 64));
+  const std::size_t all = rows * (1 + static_cast<std::size_t>(backend_->masks()));
+  visible_.reserve(all * ((all + 63) / 64));
   path_.reserve(rows);
+  row_ids_.reserve(positions_.size());
   kept_rows_.reserve(rows);
 }
 
@@ -228,7 +230,7 @@ PassCost Engine::measure(std::vector<std::int64_t> rows, std::vector<std::int64_
         }
         const double before = backend_->engine_seconds();
         // The cache may hold anything: what a pass costs does not depend on it.
-        backend_->run({{ids.data(), count}, {positions_.data(), count}, past[p], {logit_rows_.data(), count}, {}});
+        backend_->run({{ids.data(), count}, {positions_.data(), count}, past[p], {logit_rows_.data(), count}, {}, 0});
         double& least = seconds[p * rows.size() + r];
         if (round >= 0) least = std::min(least, backend_->engine_seconds() - before);
       }

@@ -140,7 +140,7 @@ class Engine {
   std::vector<std::int32_t> tokens_;
   std::unique_ptr<Speculation> speculation_;
   std::vector<std::int64_t> positions_, logit_rows_, visible_;
-  std::vector<std::int32_t> path_, kept_rows_;
+  std::vector<std::int32_t> path_, kept_rows_, row_ids_;
   std::span<const float> logits_;
   std::int64_t passes_ = 0, rows_ = 0;
   std::atomic<bool> cancelled_{false};

@@ -67,22 +67,38 @@ std::span<const std::int32_t> Engine::unseen(std::span<const std::int32_t> promp
 }
 
 std::span<const float> Engine::verify(const Plan& plan) {
-  const std::size_t rows = plan.rows(), words = (rows + 63) / 64;
+  const std::size_t rows = plan.rows(), all = plan.all_rows(), words = (all + 63) / 64;
+  const auto masks = static_cast<std::size_t>(plan.masks());
   const std::int64_t base = length();
+  row_ids_.assign(plan.ids().begin(), plan.ids().end());
   for (std::size_t i = 0; i < rows; ++i) {
     positions_[i] = base + plan.depths()[i];
     logit_rows_[i] = static_cast<std::int64_t>(i);
   }
   visible_.clear();
-  if (!plan.chain()) {
-    visible_.assign(rows * words, 0);
-    for (std::size_t i = 0; i < rows; ++i) {
-      std::int64_t* bits = visible_.data() + i * words;
-      if (i > 0) std::copy_n(visible_.data() + static_cast<std::size_t>(plan.parents()[i]) * words, words, bits);
-      bits[i / 64] |= static_cast<std::int64_t>(std::uint64_t{1} << (i % 64));
+  if (!plan.chain() || all > rows) {
+    visible_.assign(all * words, 0);
+    const auto see = [&](std::size_t row, std::size_t before) {  // what `before` sees, and itself
+      std::int64_t* bits = visible_.data() + row * words;
+      if (before != row) std::copy_n(visible_.data() + before * words, words, bits);
+      bits[row / 64] |= static_cast<std::int64_t>(std::uint64_t{1} << (row % 64));
+    };
+    for (std::size_t i = 0; i < rows; ++i) see(i, i > 0 ? static_cast<std::size_t>(plan.parents()[i]) : 0);
+    std::size_t row = rows;
+    for (const std::int32_t real : plan.masked_rows()) {
+      for (std::size_t i = 0; i < masks; ++i, ++row) {
+        row_ids_.push_back(static_cast<std::int32_t>(backend_->vocab_size() + static_cast<std::int64_t>(i)));
+        positions_[row] = positions_[static_cast<std::size_t>(real)] + 1 + static_cast<std::int64_t>(i);
+        see(row, i == 0 ? static_cast<std::size_t>(real) : row - 1);
+      }
     }
   }
-  return run({plan.ids(), {positions_.data(), rows}, base, {logit_rows_.data(), rows}, visible_});
+  return run({row_ids_,
+              {positions_.data(), all},
+              base,
+              {logit_rows_.data(), rows},
+              visible_,
+              static_cast<std::int64_t>(all - rows)});
 }
 
 void Engine::commit(std::int64_t base, std::span<const std::int32_t> path) {
@@ -152,8 +168,9 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
       pass({&id, 1}, 1);
       continue;
     }
-    const std::int64_t base = length(), room = std::min(speech.left(), capacity() - base) - 1;
-    const Plan& plan = guessing->plan(std::span(result.ids).subspan(shown), base, room);
+    const std::int64_t base = length(), slots = capacity() - base;
+    const Plan& plan =
+        guessing->plan(std::span(result.ids).subspan(shown), base, std::min(speech.left(), slots) - 1, slots);
     shown = result.ids.size();
     const Verification found{plan, verify(plan), {}, backend_->vocab_size()};
     path_.clear();
@@ -161,7 +178,7 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
     std::int32_t row = 0;
     while (true) {
       logits_ = found.row(row);
-      if (plan.rows() == 1) break;
+      if (plan.rows() == 1) break;  // drawn at the top of the loop
       next = sampler_.next(logits_, options.sampler, result.ids.size());
       const std::int32_t child = guessing->accept(found, row, *next);
       if (child < 0) break;
@@ -172,7 +189,7 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
       row = child;
     }
     commit(base, path_);
-    guessing->ran(path_);
+    guessing->ran(path_, backend_->mask_latents());
     if (!more) break;
   }
   if (guessing) stats.speculation = guessing->stats();

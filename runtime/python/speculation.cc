@@ -109,6 +109,14 @@ SpeculationOptions speculation_options(const nb::dict& given) {
   o.depth = given.contains("depth") ? nb::cast<std::int64_t>(given["depth"]) : o.nodes;
   if (given.contains("tree")) o.tree = nb::cast<bool>(given["tree"]);
   if (given.contains("always")) o.always = nb::cast<bool>(given["always"]);
+  if (given.contains("masks")) {
+    const auto masks = nb::cast<std::string>(given["masks"]);
+    using Masks = SpeculationOptions::Masks;
+    if (masks != "paying" && masks != "all" && masks != "last") {
+      refuse(Status::request, "masks", "'" + masks + "'", "paying, all or last", "choose one");
+    }
+    o.masks = masks == "all" ? Masks::all : masks == "last" ? Masks::last : Masks::paying;
+  }
   return o;
 }
 

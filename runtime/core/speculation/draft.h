@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -47,6 +48,13 @@ class Drafter {
   virtual void observe(std::span<const std::int32_t> tokens) = 0;
   // Fills `draft`, which is empty, within the limits; leaves it empty where it has no guess. After warm-up it does not allocate.
   virtual void propose(const DraftLimits& limits, Draft& draft) = 0;
+  // For drafters that guess with the model itself: how many mask tokens should follow a row, given what a pass of that many rows costs
+  // in units of one row; 0 = none. Their latents, float32 [masks, D], of the row where the text stopped come back by latents(), which is
+  // called with nothing where that row had none.
+  virtual std::int64_t masks(const std::function<double(std::int64_t)>&) { return 0; }
+  virtual void latents(std::span<const float>) {}
+  // Tokens that a draft of this drafter is expected to bring.
+  virtual double worth() const { return 0; }
   // What became of the nodes that ran: `ran` of them, numbered by `nodes` (ascending, closed under parents), and those among them
   // that were accepted, `path` (a path from the root; may be empty). Called before the observe() of the tokens.
   virtual void verified(const Draft& draft, std::span<const std::int32_t> nodes,

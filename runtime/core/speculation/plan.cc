@@ -6,7 +6,7 @@ namespace farthing {
 
 Plan::Plan(std::int64_t most_rows) {
   const auto most = static_cast<std::size_t>(most_rows);
-  for (auto* list : {&ids_, &parents_, &depths_, &nodes_, &row_of_}) list->reserve(most);
+  for (auto* list : {&ids_, &parents_, &depths_, &nodes_, &row_of_, &masked_}) list->reserve(most);
 }
 
 void Plan::set(std::int32_t root, const Draft& draft, std::span<const std::int32_t> nodes) {
@@ -15,6 +15,8 @@ void Plan::set(std::int32_t root, const Draft& draft, std::span<const std::int32
   depths_.assign(1, 0);
   nodes_.assign(nodes.begin(), nodes.end());
   row_of_.assign(draft.size(), -1);
+  masked_.clear();
+  masks_ = 0;
   chain_ = true;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     const auto node = static_cast<std::size_t>(nodes[i]);
@@ -32,6 +34,16 @@ std::int32_t Plan::child(std::int32_t row, std::int32_t id) const {
     if (parents_[i] == row && ids_[i] == id) return static_cast<std::int32_t>(i);
   }
   return -1;
+}
+
+void Plan::add_masks(std::int64_t count, std::span<const std::int32_t> where) {
+  masks_ = count;
+  masked_.assign(where.begin(), where.end());
+}
+
+std::int32_t Plan::block(std::int32_t row) const {
+  const auto found = std::find(masked_.begin(), masked_.end(), row);
+  return found == masked_.end() ? -1 : static_cast<std::int32_t>(found - masked_.begin());
 }
 
 NodeChoice::NodeChoice(std::int64_t most_nodes) {

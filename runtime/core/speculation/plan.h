@@ -23,11 +23,22 @@ class Plan {
   std::span<const std::int32_t> depths() const { return depths_; }    // 0 for the root
   std::span<const std::int32_t> nodes() const { return nodes_; }      // node of row i + 1
   bool chain() const { return chain_; }
+
+  // Mask tokens, `count` behind each row of `where` (ascending): a block is what its row sees, the masks before one, and itself.
+  void add_masks(std::int64_t count, std::span<const std::int32_t> where);
+  std::int64_t masks() const { return masks_; }
+  std::span<const std::int32_t> masked_rows() const { return masked_; }
+  // Rows with the masks, which stand behind all others.
+  std::size_t all_rows() const { return ids_.size() + masked_.size() * static_cast<std::size_t>(masks_); }
+  // Place of row's block among the blocks, or -1.
+  std::int32_t block(std::int32_t row) const;
+
   // The row behind `row` that says `id`, or -1.
   std::int32_t child(std::int32_t row, std::int32_t id) const;
 
  private:
-  std::vector<std::int32_t> ids_, parents_, depths_, nodes_, row_of_;
+  std::vector<std::int32_t> ids_, parents_, depths_, nodes_, row_of_, masked_;
+  std::int64_t masks_ = 0;
   bool chain_ = true;
 };
 
@@ -59,6 +70,7 @@ class NodeChoice {
   // All of them.
   std::span<const std::int32_t> all(const Draft& draft);
   double expected() const { return expected_; }
+  float reach(std::int32_t node) const { return reach_[static_cast<std::size_t>(node)]; }
 
  private:
   void rank(const Draft& draft);

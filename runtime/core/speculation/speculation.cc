@@ -44,13 +44,15 @@ void Guard::ran(double relative, std::int64_t tokens) {
 }
 
 Speculation::Speculation(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
-                         const SpeculationOptions& options, PassCost cost, std::int64_t most_rows, bool branches)
+                         const SpeculationOptions& options, PassCost cost, std::int64_t most_rows, bool branches,
+                         std::int64_t masks)
     : drafter_(std::move(drafter)),
       acceptor_(std::move(acceptor)),
       options_(options),
       cost_(std::move(cost)),
       most_rows_(most_rows),
       branches_(branches && options.tree),
+      masks_(masks),
       choice_(options.nodes),
       plan_(options.nodes + 1) {
   if (options.nodes < 1 || options.nodes >= most_rows || options.depth < 1) {
@@ -59,6 +61,7 @@ Speculation::Speculation(std::shared_ptr<Drafter> drafter, std::shared_ptr<Accep
   }
   const auto most = static_cast<std::size_t>(options.nodes);
   draft_.ids.reserve(most), draft_.parents.reserve(most), draft_.chances.reserve(most), path_.reserve(most);
+  masked_.reserve(most + 1), stops_.reserve(most + 1);
 }
 
 void Speculation::begin(std::span<const std::int32_t> text) {
@@ -69,9 +72,9 @@ void Speculation::begin(std::span<const std::int32_t> text) {
   drafter_->begin(text);
 }
 
-std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_t room) {
+std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_t room, std::int64_t slots) {
   draft_.clear();
-  const DraftLimits limits{std::min({options_.nodes, most_rows_ - 1, branches_ ? options_.nodes : room}),
+  const DraftLimits limits{std::min({options_.nodes, slots - 1, branches_ ? options_.nodes : room}),
                            std::min(options_.depth, room), branches_};
   if (limits.nodes < 1 || limits.depth < 1) return {};
   drafter_->propose(limits, draft_);
@@ -85,28 +88,77 @@ std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_
   return nodes;
 }
 
-const Plan& Speculation::plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room) {
+const Plan& Speculation::plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room,
+                              std::int64_t slots) {
   const Stopwatch watch(stats_.draft_seconds);
+  slots = std::min(slots, most_rows_);
   drafter_->observe(added);
-  plan_.set(added.back(), draft_, chosen(past, room));
-  relative_ = cost_.relative(static_cast<std::int64_t>(plan_.rows()), past);
+  plan_.set(added.back(), draft_, chosen(past, room, slots));
+  if (masks_ > 0) add_masks(past, room, slots);
+  relative_ = cost_.relative(static_cast<std::int64_t>(plan_.all_rows()), past);
   return plan_;
+}
+
+// Masks behind a row are worth the draft they make, if the text stops at that row: P(stop) * worth, in plain passes. Rows are taken by
+// falling P(stop) for as long as that is more than what their masks cost.
+void Speculation::add_masks(std::int64_t past, std::int64_t room, std::int64_t slots) {
+  const auto cost = [&](std::int64_t rows) { return cost_.relative(rows, past); };
+  const std::int64_t free = std::min(slots - static_cast<std::int64_t>(plan_.rows()), room);
+  const std::int64_t count = std::min({drafter_->masks(cost), masks_, free});
+  if (count < 1) return;
+  const auto rows = static_cast<std::int32_t>(plan_.rows());
+  masked_.clear();
+  if (options_.masks == SpeculationOptions::Masks::last) {
+    masked_.push_back(rows - 1);
+  } else {
+    stops_.assign(plan_.rows(), 1);
+    for (std::int32_t row = 1; row < rows; ++row) {
+      const float reach = choice_.reach(plan_.nodes()[static_cast<std::size_t>(row) - 1]);
+      stops_[static_cast<std::size_t>(row)] = reach;
+      stops_[static_cast<std::size_t>(plan_.parents()[static_cast<std::size_t>(row)])] -= reach;
+    }
+    for (std::int32_t row = 0; row < rows; ++row) masked_.push_back(row);
+    std::stable_sort(masked_.begin(), masked_.end(), [this](std::int32_t a, std::int32_t b) {
+      return stops_[static_cast<std::size_t>(a)] > stops_[static_cast<std::size_t>(b)];
+    });
+    std::size_t taken = 0;
+    for (std::int64_t all = rows; taken < masked_.size(); ++taken, all += count) {
+      const double worth = stops_[static_cast<std::size_t>(masked_[taken])] * drafter_->worth();
+      const bool pays = options_.masks == SpeculationOptions::Masks::all || options_.always || !cost_.known() ||
+                        worth > cost(all + count) - cost(all);
+      if (!pays || all + count > slots) break;
+    }
+    masked_.resize(taken);
+    std::sort(masked_.begin(), masked_.end());
+  }
+  if (!masked_.empty() && options_.masks == SpeculationOptions::Masks::paying && !options_.always && cost_.known()) {
+    const auto all = rows + count * static_cast<std::int64_t>(masked_.size());
+    if (!guard_.allows(cost(all) - (rows > 1 ? choice_.expected() : 0))) masked_.clear();
+  }
+  plan_.add_masks(count, masked_);
 }
 
 std::int32_t Speculation::accept(const Verification& pass, std::int32_t row, std::int32_t drawn) {
   return acceptor_->accept(pass, row, drawn);
 }
 
-void Speculation::ran(std::span<const std::int32_t> path) {
+void Speculation::ran(std::span<const std::int32_t> path, std::span<const float> latents) {
   guard_.ran(relative_, static_cast<std::int64_t>(path.size()) + 1);
-  if (plan_.rows() == 1) return;
   const Stopwatch watch(stats_.draft_seconds);
-  ++stats_.drafts;
-  stats_.drafted += static_cast<std::int64_t>(plan_.rows()) - 1;
-  stats_.accepted += static_cast<std::int64_t>(path.size());
-  path_.clear();
-  for (const std::int32_t row : path) path_.push_back(plan_.nodes()[static_cast<std::size_t>(row) - 1]);
-  drafter_->verified(draft_, plan_.nodes(), path_);
+  if (plan_.rows() > 1) {
+    ++stats_.drafts;
+    stats_.drafted += static_cast<std::int64_t>(plan_.rows()) - 1;
+    stats_.accepted += static_cast<std::int64_t>(path.size());
+    path_.clear();
+    for (const std::int32_t row : path) path_.push_back(plan_.nodes()[static_cast<std::size_t>(row) - 1]);
+    drafter_->verified(draft_, plan_.nodes(), path_);
+  }
+  if (masks_ == 0) return;
+  const std::int32_t block = plan_.block(path.empty() ? 0 : path.back());
+  const std::size_t blocks = plan_.masked_rows().size();
+  if (block < 0 || blocks == 0) return drafter_->latents({});
+  const std::size_t size = latents.size() / blocks;
+  drafter_->latents(latents.subspan(static_cast<std::size_t>(block) * size, size));
 }
 
 }  // namespace farthing

@@ -17,6 +17,8 @@ struct SpeculationOptions {
   std::int64_t depth = 15;  // longest drafted path
   bool tree = true;         // use branches where the model takes them
   bool always = false;      // run every draft, whatever it costs: for measuring
+  // Behind which rows mask tokens go: those that pay, all (quadratic decoding), or only the last (linear decoding).
+  enum class Masks { paying, all, last } masks = Masks::paying;
 };
 
 struct SpeculationStats {
@@ -44,18 +46,18 @@ class Guard {
 // One drafter and one acceptor over one sequence. Allocates nothing after warm-up.
 class Speculation {
  public:
-  // `most_rows`: rows a pass may have. `branches`: the model's graph takes trees.
+  // `most_rows`: rows a pass may have. `branches`: the model's graph takes trees. `masks`: mask tokens it knows.
   Speculation(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor, const SpeculationOptions& options,
-              PassCost cost, std::int64_t most_rows, bool branches);
+              PassCost cost, std::int64_t most_rows, bool branches, std::int64_t masks);
 
   void begin(std::span<const std::int32_t> text);
-  // Rows that run with `root`, the newest token; the plan has one row where nothing is worth guessing. `room`: how many tokens may
-  // follow root. `text` is all of the text that was added since the last call, root its end.
-  const Plan& plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room);
+  // Rows that run with `root`, the newest token; the plan has one row where nothing is worth guessing. `added` is the
+  // text since the last call, root its end; `room` how many tokens may follow root, `slots` how many rows a pass may have.
+  const Plan& plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room, std::int64_t slots);
   // Child row to go on with behind `row`, or -1.
   std::int32_t accept(const Verification& pass, std::int32_t row, std::int32_t drawn);
-  // The pass was `tokens` tokens' worth; `path` are the accepted rows.
-  void ran(std::span<const std::int32_t> path);
+  // `path` are the accepted rows; `latents` those of all masks of the pass, float32 [masks, D].
+  void ran(std::span<const std::int32_t> path, std::span<const float> latents);
 
   const SpeculationStats& stats() const { return stats_; }
   const PassCost& cost() const { return cost_; }
@@ -63,7 +65,8 @@ class Speculation {
   const Acceptor& acceptor() const { return *acceptor_; }
 
  private:
-  std::span<const std::int32_t> chosen(std::int64_t past, std::int64_t room);
+  std::span<const std::int32_t> chosen(std::int64_t past, std::int64_t room, std::int64_t slots);
+  void add_masks(std::int64_t past, std::int64_t room, std::int64_t slots);
 
   std::shared_ptr<Drafter> drafter_;
   std::shared_ptr<Acceptor> acceptor_;
@@ -71,12 +74,14 @@ class Speculation {
   PassCost cost_;
   std::int64_t most_rows_;
   bool branches_;
+  std::int64_t masks_;
   Draft draft_;
   NodeChoice choice_;
   Plan plan_;
   Guard guard_;
   SpeculationStats stats_;
-  std::vector<std::int32_t> path_;
+  std::vector<std::int32_t> path_, masked_;
+  std::vector<float> stops_;  // of each row, the probability that the text stops there
   double relative_ = 1;
 };
 
