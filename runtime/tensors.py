@@ -47,6 +47,30 @@ HIDDEN = "hidden.{}"
 """float32 [B,S,D]: residual stream after layer {}; hidden.0 is the embedding, hidden.L the stream after the last layer.
 An inner value of the graph: the drift report turns it into an output."""
 
+MASK_ROWS = "mask_rows"
+"""int64 [M]: rows of the flattened pass [B*S] that are mask tokens, ascending; all linears add their low-rank branch there. M may be 0."""
+
+MASK_HIDDEN = "mask_hidden"
+"""float32 [B,M,D]: final-normed hidden state of the mask rows."""
+
+FIRST_TOKEN = "first_token"
+"""int64 [B]: the newest token, which the draft continues."""
+
+MASK_LATENTS = "mask_latents"
+"""float32 [B,k,D]: mask_hidden of the k masks behind the row that said first_token."""
+
+DRAFT = "draft"
+"""int64 [B,k]: drafted tokens."""
+
+DRAFT_CHANCE = "draft_chance"
+"""float32 [B,k]: the sampler head's probability of each."""
+
+MTP_STEP = "mtp_step"
+"""Name of the step graph of a model with mask tokens, and stem of its file."""
+
+MTP_DRAFT_CHAIN = "mtp_draft_chain"
+"""Name of the graph of its sampler head, and stem of its file."""
+
 DECODER = "decoder"
 """Name of the graph of a plain decoder in the manifest, and stem of its file."""
 

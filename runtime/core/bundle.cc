@@ -148,6 +148,15 @@ void read_state(const Json& manifest, const std::string& file, Bundle& bundle) {
   check_float32(manifest, file, "state.dtype");
 }
 
+void read_masks(const Json& manifest, const std::string& file, Bundle& bundle) {
+  bundle.masks = count(manifest, file, "speculation.masks");
+  bundle.hidden_size = count(manifest, file, "model.hidden_size");
+  const std::string chain = text(manifest, file, "graphs." + tensors::kMtpDraftChain + ".file");
+  if (!at(manifest, file, "files").contains(chain))
+    bad("file '" + chain + "' used by " + file, "not in 'files'", "a listed file");
+  bundle.draft_chain = bundle.path / chain;
+}
+
 void read_tokenizer(const Json& manifest, const std::string& file, Bundle& bundle) {
   const Json& tokenizer = at(manifest, file, "tokenizer");
   if (tokenizer.is_null()) return;
@@ -191,7 +200,11 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
     manifest.contains("state") ? read_state(manifest, file, bundle) : read_cache(manifest, file, bundle);
     read_tokenizer(manifest, file, bundle);
 
-    const std::string graph = "graphs." + (bundle.recurrent() ? tensors::kGam : tensors::kDecoder);
+    const bool masked = at(manifest, file, "graphs").contains(tensors::kMtpStep);
+    if (masked) read_masks(manifest, file, bundle);
+    const std::string graph = "graphs." + (bundle.recurrent() ? tensors::kGam
+                                           : masked           ? tensors::kMtpStep
+                                                              : tensors::kDecoder);
     std::vector<std::string> used{text(manifest, file, graph + ".file")};
     bundle.graph = root / used[0];
     for (const Json& data : at(manifest, file, graph + ".data")) {

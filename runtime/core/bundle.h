@@ -17,6 +17,9 @@ struct Bundle {
   std::int64_t vocab_size = 0, layers = 0, kv_heads = 0, head_dim = 0, max_positions = 0;
   // A recurrent state instead of a cache: the last rows of each layer. 0 for models with a cache.
   std::int64_t state_rows = 0, state_width = 0;
+  // Mask tokens that the model was trained to guess with, and the graph of its sampler head; 0 = none.
+  std::int64_t masks = 0, hidden_size = 0;
+  std::filesystem::path draft_chain;
   std::optional<std::filesystem::path> tokenizer;
   std::vector<std::int32_t> eos_ids;
   std::optional<std::int32_t> bos_id;

@@ -182,7 +182,7 @@ void Engine::draft(const DraftOptions& options) {
     speculation_.reset();
     return;
   }
-  auto drafter = make_drafter(name, bundle_, capacity(), options.table);
+  auto drafter = make_drafter(name, bundle_, *backend_, options.table);
   if (!cost && !options.how.always) {
     cost = measure(up_to(most_measured(), kQuickRows), past_lengths(capacity(), 2), 2);
   }

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <numeric>
 #include <optional>
 #include <vector>
 
 #include "buffer.h"
 #include "compiled.h"
 #include "error.h"
+#include "ort_draft_chain.h"
 #include "ort_library.h"
 #include "ort_session.h"
 #include "sha256.h"
@@ -62,6 +64,10 @@ class OrtBackend final : public Backend {
     positions_.resize(ids_.size());
     rows_.resize(ids_.size());
     if (has_input(tensors::kVisible)) visible_.resize(ids_.size() * words(ids_.size()));
+    if (bundle.masks > 0) {
+      chain_.emplace(bundle, options);
+      mask_rows_.resize(ids_.size());
+    }
     shapes_.reserve(kShapes);
   }
 
@@ -79,7 +85,11 @@ class OrtBackend final : public Backend {
     std::copy(pass.logit_rows.begin(), pass.logit_rows.end(), rows_.begin());
     past_ = pass.past;
     fill_visible(pass);
-    Shape& shape = bound(rows, wanted);
+    const auto masks = static_cast<std::size_t>(pass.mask_rows);
+    if (masks > (chain_ ? rows - wanted : 0)) throw Error(Status::internal, "a pass with too many masks was asked for");
+    std::iota(mask_rows_.begin(), mask_rows_.begin() + static_cast<std::ptrdiff_t>(masks),
+              static_cast<std::int64_t>(rows - masks));
+    Shape& shape = bound(rows, wanted, masks);
     const auto start = std::chrono::steady_clock::now();
     try {
       session_.Run(run_options_, shape.binding);
@@ -87,9 +97,17 @@ class OrtBackend final : public Backend {
       throw Error(Status::internal, std::string("ONNX Runtime stopped: ") + error.what());
     }
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    latents_ = {mask_hidden_.data(), masks * static_cast<std::size_t>(bundle_.hidden_size)};
     return {logits_.data(), wanted * static_cast<std::size_t>(bundle_.vocab_size)};
   }
 
+  std::int64_t masks() const override { return bundle_.masks; }
+  std::int64_t latent_size() const override { return bundle_.hidden_size; }
+  std::span<const float> mask_latents() override { return latents_; }
+  void draft_chain(std::int32_t first, std::span<const float> latents, std::span<std::int32_t> ids,
+                   std::span<float> chances) override {
+    chain_.value().run(first, latents, ids, chances);
+  }
   bool branches() const override { return !visible_.empty(); }
   void reserve(std::int64_t rows) override {
     const auto wanted = static_cast<std::size_t>(std::min(rows, options_.chunk) * bundle_.vocab_size);
@@ -152,15 +170,20 @@ class OrtBackend final : public Backend {
   // Everything bound for one (rows, wanted): the tensors are views of the same buffers, so binding again is only needed when
   // the shape changes. Those of decoding and of drafts come again and again and are kept; of prefill only the last.
   struct Shape {
-    std::size_t rows = 0, wanted = 0;
+    std::size_t rows = 0, wanted = 0, masks = 0;
     Ort::IoBinding binding{nullptr};
     std::vector<Ort::Value> values;
   };
   static constexpr std::size_t kShapes = 80;
 
-  Shape& bound(std::size_t rows, std::size_t wanted) {
+  Shape& bound(std::size_t rows, std::size_t wanted, std::size_t masks) {
     for (Shape& shape : shapes_) {
-      if (shape.rows == rows && shape.wanted == wanted) return shape;
+      if (shape.rows == rows && shape.wanted == wanted && shape.masks == masks) return shape;
+    }
+    const std::size_t latents = std::max<std::size_t>(masks, 1) * static_cast<std::size_t>(bundle_.hidden_size);
+    if (chain_ && mask_hidden_.size() < latents) {
+      mask_hidden_.resize(latents);
+      shapes_.clear();
     }
     const std::size_t logits = wanted * static_cast<std::size_t>(bundle_.vocab_size);
     if (logits_.size() < logits) {
@@ -172,7 +195,7 @@ class OrtBackend final : public Backend {
                             [](const Shape& shape) { return shape.rows > 1 && shape.wanted == 1; });
     if (!prefill) old = shapes_.size() < kShapes ? shapes_.end() : shapes_.begin();
     Shape& shape = old == shapes_.end() ? shapes_.emplace_back() : *old;
-    shape = Shape{rows, wanted, Ort::IoBinding(session_), {}};
+    shape = Shape{rows, wanted, masks, Ort::IoBinding(session_), {}};
     const std::int64_t two_rows[] = {1, static_cast<std::int64_t>(rows)};
     const std::int64_t two_wanted[] = {1, static_cast<std::int64_t>(wanted)};
     const std::int64_t one[] = {1};
@@ -183,6 +206,13 @@ class OrtBackend final : public Backend {
     bind(shape, tensors::kLogitRows, view(rows_.data(), wanted, two_wanted));
     const std::int64_t seen[] = {1, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(words(rows))};
     if (!visible_.empty()) bind(shape, tensors::kVisible, view(visible_.data(), rows * words(rows), seen));
+    if (chain_) {
+      const std::int64_t masked[] = {static_cast<std::int64_t>(masks)};
+      const std::int64_t hidden[] = {1, static_cast<std::int64_t>(masks), bundle_.hidden_size};
+      bind(shape, tensors::kMaskRows, view(mask_rows_.data(), masks, masked));
+      bind_output(shape, tensors::kMaskHidden,
+                  view(mask_hidden_.data(), masks * static_cast<std::size_t>(bundle_.hidden_size), hidden));
+    }
     bind_output(shape, tensors::kLogits, view(logits_.data(), logits, out));
     const std::int64_t cache[] = {1, bundle_.kv_heads, options_.capacity, bundle_.head_dim};
     for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
@@ -220,6 +250,10 @@ class OrtBackend final : public Backend {
   std::int64_t past_ = 0;
   std::vector<float> logits_;
   std::vector<Shape> shapes_;
+  std::optional<OrtDraftChain> chain_;
+  std::vector<std::int64_t> mask_rows_;
+  std::vector<float> mask_hidden_;
+  std::span<const float> latents_;
   double seconds_ = 0;
 };
 

@@ -1,12 +1,14 @@
 #include "factory.h"
 
 #include "../error.h"
+#include "mtp.h"
 
 namespace farthing {
 
-std::string drafter_names() { return "none, auto, lookup, aded"; }
+std::string drafter_names() { return "none, auto, lookup, aded, mtp"; }
 
-std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle&, std::int64_t, const std::string&) {
+std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle&, Backend& backend, const std::string&) {
+  if (name == "mtp" || (name == "auto" && backend.masks() > 0)) return std::make_shared<MtpDrafter>(backend);
   refuse(Status::request, "draft", "'" + name.substr(0, 40) + "'", "one of " + drafter_names(), "choose one");
 }
 

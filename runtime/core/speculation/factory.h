@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "../backend.h"
 #include "../bundle.h"
 #include "draft.h"
 
@@ -11,8 +12,8 @@ namespace farthing {
 
 // Names of make_drafter, for messages: "auto, lookup, ...".
 std::string drafter_names();
-// A drafter for texts of at most `capacity` tokens. `table`: path of a draft table; empty = none. Throws Error(request, bundle).
-std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle& bundle, std::int64_t capacity,
+// A drafter for texts that fit the backend, which must live as long. `table`: path of a draft table; empty = none. Throws Error(request, bundle).
+std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle& bundle, Backend& backend,
                                       const std::string& table);
 
 }  // namespace farthing
