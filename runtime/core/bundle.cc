@@ -149,7 +149,7 @@ void read_state(const Json& manifest, const std::string& file, Bundle& bundle) {
 }
 
 void read_masks(const Json& manifest, const std::string& file, Bundle& bundle) {
-  bundle.masks = count(manifest, file, "speculation.masks");
+  bundle.masks = count(manifest, file, "mtp.masks");
   bundle.hidden_size = count(manifest, file, "model.hidden_size");
   const std::string chain = text(manifest, file, "graphs." + tensors::kMtpDraftChain + ".file");
   if (!at(manifest, file, "files").contains(chain))

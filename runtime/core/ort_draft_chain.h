@@ -1,13 +1,12 @@
 // The sampler head's graph in ONNX Runtime: from latents of masks to a chain of tokens.
 #pragma once
 
-#include <onnxruntime_cxx_api.h>
-
 #include <span>
 #include <vector>
 
 #include "bundle.h"
 #include "ort_backend.h"
+#include "ort_library.h"
 
 namespace farthing {
 
