@@ -98,6 +98,7 @@ farthing::GenerateOptions options_of(const farthing_generation& how, const farth
   options.stop_ids.insert(options.stop_ids.end(), how.stop_ids, how.stop_ids + how.stop_id_count);
   options.reuse_prefix = how.reuse_prefix != 0;
   options.restart_window = how.restart_window;
+  options.speculate = how.plain == 0;
   return options;
 }
 
@@ -116,6 +117,10 @@ farthing_result result_of(const farthing::Generation& made) {
   result.decode_cpu_seconds = s.decode_cpu_seconds;
   result.model_seconds = s.model_seconds;
   result.restarts = s.restarts;
+  result.drafts = s.speculation.drafts;
+  result.drafted = s.speculation.drafted;
+  result.accepted = s.speculation.accepted;
+  result.draft_seconds = s.speculation.draft_seconds;
   return result;
 }
 
@@ -141,6 +146,9 @@ farthing_status farthing_open(const char* bundle, const farthing_options* option
     if (given.onnxruntime) made.backend.onnxruntime = given.onnxruntime;
     made.tensorrt = given.tensorrt != 0;
     made.cuda_graphs = given.cuda_graphs != 0;
+    made.draft.name = given.draft ? given.draft : "tuned";
+    if (given.draft_table) made.draft.table = given.draft_table;
+    if (given.draft_rows) made.draft.how.nodes = made.draft.how.depth = given.draft_rows;
     made.backend.ops_library = given.ops_library ? given.ops_library : ops_beside();
     *engine = new farthing_engine(bundle, made);
   });

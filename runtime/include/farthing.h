@@ -50,8 +50,12 @@ typedef struct farthing_options {
   const char* ops_library; /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
   int32_t tensorrt;        /* 1 = the engines that `farthing compile --target tensorrt` built; context 0 = theirs */
   int32_t cuda_graphs;     /* 1 = with tensorrt, replay passes of one row as a CUDA graph */
+  const char* draft;       /* guess ahead: "none", "auto", "lookup", "aded", "mtp"; NULL = "tuned": auto where `farthing tune` has
+                              measured this machine, else none. The text is the same. Other names measure it when opening */
+  const char* draft_table; /* a table of `farthing draft-table`; NULL = none */
+  int64_t draft_rows;      /* most drafted tokens of a pass; 0 = 15 */
 } farthing_options;
-#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0}
+#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0}
 
 /* Opens a bundle. options may be NULL. On failure *engine is NULL. */
 FARTHING_API farthing_status farthing_open(const char* bundle, const farthing_options* options,
@@ -96,8 +100,9 @@ typedef struct farthing_generation {
   int32_t ignore_eos;     /* 1 = end-of-text ids do not stop */
   int32_t reuse_prefix;   /* 1 = keep the cache of what the prompt shares with it */
   int64_t restart_window; /* with the context full, begin again with the last this many tokens; 0 = stop */
+  int32_t plain;          /* 1 = do not guess ahead in this generation */
 } farthing_generation;
-#define FARTHING_GENERATION_INIT {sizeof(farthing_generation), 128, 0, 0, 1, 0, 1, 0, NULL, 0, NULL, 0, 0, 0, 0}
+#define FARTHING_GENERATION_INIT {sizeof(farthing_generation), 128, 0, 0, 1, 0, 1, 0, NULL, 0, NULL, 0, 0, 0, 0, 0}
 
 typedef enum farthing_stop {
   FARTHING_STOP_LENGTH = 0,
@@ -116,8 +121,10 @@ typedef struct farthing_result {
   double prefill_cpu_seconds, decode_cpu_seconds;              /* of the whole process */
   double model_seconds;                                        /* inside ONNX Runtime, wall clock */
   int64_t restarts;                                            /* see farthing_generation.restart_window */
+  int64_t drafts, drafted, accepted; /* passes with drafted tokens, the tokens, and those that were right */
+  double draft_seconds;              /* spent on guessing, wall clock */
 } farthing_result;
-#define FARTHING_RESULT_INIT {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define FARTHING_RESULT_INIT {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Called with each new id; 0 ends the generation. */
 typedef int32_t (*farthing_on_token)(void* user, int32_t id);
