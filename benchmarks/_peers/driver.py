@@ -27,11 +27,13 @@ class WorkerError(Exception):
 class Worker:
     """One peer process with one model open."""
 
-    def __init__(self, python: Path, peer: str, bundle: Path, precision: str, threads: int, context: int):
+    def __init__(
+        self, python: Path, peer: str, bundle: Path, precision: str, threads: int, context: int, draft: str = ""
+    ):
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             env[name] = str(threads)
-        self.log = bundle.with_name(f"{bundle.name}.run{threads}.log")
+        self.log = bundle.with_name(f"{bundle.name}.run{threads}{draft}.log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [
@@ -46,6 +48,7 @@ class Worker:
                     str(threads),
                     "--context",
                     str(context),
+                    *(["--draft", draft] if draft else []),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

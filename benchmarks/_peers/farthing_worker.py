@@ -28,13 +28,19 @@ def convert(model, out, precision):
 class Engine:
     streams = False  # a request of one token is subtracted, so no callback sits in the measured loop
 
-    def __init__(self, bundle, precision, threads, context):
+    def __init__(self, bundle, precision, threads, context, draft="none"):
         import farthing
 
-        self.runtime = farthing.load(str(bundle), threads=threads, context=context)
+        self.runtime = farthing.load(str(bundle), threads=threads, context=context, draft="none")
+        if draft != "none":
+            self.runtime.tune()
+            self.runtime.speculate(draft)
 
     def generate(self, prompt, new, first):
-        return self.runtime.generate(prompt_ids=prompt, max_new_tokens=new, greedy=True, ignore_eos=True).ids
+        made = self.runtime.generate(prompt_ids=prompt, max_new_tokens=new, greedy=True, ignore_eos=True)
+        self.passes = made.stats["passes"] - -(-len(prompt) // 256)  # without the prefill's
+        self.guesses = made.stats["speculation"]
+        return made.ids
 
 
 if __name__ == "__main__":

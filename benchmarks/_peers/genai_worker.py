@@ -30,12 +30,17 @@ def convert(model, out, precision):
 class Engine:
     streams = True
 
-    def __init__(self, bundle, precision, threads, context):
+    def __init__(self, bundle, precision, threads, context, draft="none"):
         import numpy as np
         import onnxruntime_genai as og
 
         config = og.Config(str(bundle))
         config.overlay('{"model":{"decoder":{"session_options":{"intra_op_num_threads":%d}}}}' % threads)
+        if draft == "ngram":
+            # As its documentation recommends: chained lookup, width and pauses adapted to what is accepted.
+            config.overlay(
+                '{"speculative":{"ngram_size":3,"max_draft_tokens":8,"ngram_chained_lookup":true,"min_adaptive_k":2,"cooldown":true}}'
+            )
         self.og, self.np, self.model = og, np, og.Model(config)
 
     def generate(self, prompt, new, first):
@@ -49,6 +54,8 @@ class Engine:
             generator.generate_next_token()
             if i == 0:
                 first()
+        if hasattr(generator, "get_speculative_stats"):
+            self.guesses = dict(generator.get_speculative_stats() or {})
         return list(generator.get_sequence(0)[len(prompt) :])
 
 

@@ -37,7 +37,7 @@ def convert(model, out, precision):
 class Engine:
     streams = True
 
-    def __init__(self, bundle, precision, threads, context):
+    def __init__(self, bundle, precision, threads, context, draft="none"):
         import numpy as np
         import openvino
         import openvino_genai as genai
@@ -47,6 +47,10 @@ class Engine:
         if precision == "fp32":
             # Without the hints this peer may compute in bf16 and keep an 8-bit KV cache: not the fp32 class any more.
             options |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+        self.lookup = draft == "lookup"
+        if self.lookup:
+            options["prompt_lookup"] = True
+            options["ATTENTION_BACKEND"] = "PA"  # the one that has it
         self.pipe = genai.LLMPipeline(str(bundle), "CPU", **options)
 
     def generate(self, prompt, new, first):
@@ -68,6 +72,8 @@ class Engine:
             self.tensor(self.np.ones((1, len(prompt)), dtype=self.np.int64)),
         )
         config = self.genai.GenerationConfig(max_new_tokens=new, ignore_eos=True, do_sample=False)
+        if self.lookup:
+            config.max_ngram_size, config.num_assistant_tokens = 3, 5  # as in its samples
         return self.pipe.generate(inputs, config, Mark()).tokens[0]
 
 

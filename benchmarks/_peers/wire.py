@@ -95,7 +95,9 @@ def serve(args, engine_type, packages) -> None:
 
     try:
         lap = Lap()
-        engine = engine_type(args.bundle, args.precision, args.threads, args.context)
+        engine = engine_type(
+            args.bundle, args.precision, args.threads, args.context, **({"draft": args.draft} if args.draft else {})
+        )
         opened = lap.read()
         found = {d.name.lower(): d.version for d in importlib.metadata.distributions()}
         versions = {name: found[name] for name in packages if name in found}
@@ -103,14 +105,15 @@ def serve(args, engine_type, packages) -> None:
         for line in sys.stdin:
             request = json.loads(line)
             answer = measure(engine, request["prompt"], request["new"])
-            say({"ok": True, "rss": peak_rss(), **answer})
+            told = {name: getattr(engine, name) for name in ("passes", "guesses") if hasattr(engine, name)}
+            say({"ok": True, "rss": peak_rss(), **told, **answer})
     except Exception as error:  # the driver reports it in the table and goes on with the other peers
         say({"ok": False, "reason": f"{type(error).__name__}: {error}"})
         raise
 
 
 def main(convert, engine_type, packages: list[str]) -> None:
-    """Entry point of a worker: `convert(model, out, precision)` and `engine_type(bundle, precision, threads, context)`."""
+    """Entry point of a worker: `convert(model, out, precision)` and `engine_type(bundle, precision, threads, context)`; with --draft also `draft=`."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("convert")
@@ -120,6 +123,7 @@ def main(convert, engine_type, packages: list[str]) -> None:
     two.add_argument("--bundle", type=Path, required=True)
     two.add_argument("--threads", type=int, required=True)
     two.add_argument("--context", type=int, default=512)
+    two.add_argument("--draft", default="", help="how to guess ahead, for workers that can")
     for command in (one, two):
         command.add_argument("--precision", required=True)
     args = parser.parse_args()
