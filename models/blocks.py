@@ -20,6 +20,14 @@ from .config import DecoderConfig
 Tensors = Callable[[str], torch.Tensor | None]
 """Looks up a tensor by name; None for one the configuration does not have (an absent bias)."""
 
+Adapt = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(fused linear ``qkv``, ``o``, ``gate_up`` or ``down``; its input; its output) -> the output after an adapter."""
+
+
+def unadapted(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """No adapter: ``y`` itself."""
+    return y
+
 
 def to_torch(array: np.ndarray, storage: str) -> torch.Tensor:
     """``array`` with matrices as ``storage`` (``float32`` or ``float16``) keeps them and vectors as float32.
@@ -73,11 +81,21 @@ class Attention:
         self.norms = (tensors("q_norm.weight"), tensors("k_norm.weight"))
 
     def __call__(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache, past_len: torch.Tensor
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cache: KVCache,
+        past_len: torch.Tensor,
+        visible: torch.Tensor | None = None,
+        adapt: Adapt = unadapted,
     ) -> torch.Tensor:
-        """y [B,S,D] from the normed x [B,S,D]; replaces this layer's tensors in ``cache``."""
+        """y [B,S,D] from the normed x [B,S,D]; replaces this layer's tensors in ``cache``.
+
+        ``visible`` int64 [B,S,W] as CachedAttention has it; None is causal.
+        """
         c, i = self.config, self.index
-        qkv = torch.cat([linear(x, weight, bias) for weight, bias in self.projections], dim=-1)
+        qkv = adapt("qkv", x, torch.cat([linear(x, weight, bias) for weight, bias in self.projections], dim=-1))
         mixed, cache.keys[i], cache.values[i] = cached_attention(
             qkv,
             cos,
@@ -86,13 +104,14 @@ class Attention:
             cache.values[i],
             past_len,
             *self.norms,
+            visible,
             num_heads=c.heads,
             kv_num_heads=c.kv_heads,
             scale=c.scale,
             window=c.sliding_window,
             epsilon=c.norm_epsilon,
         )
-        return linear(mixed, *self.out)
+        return adapt("o", mixed, linear(mixed, *self.out))
 
 
 class Mlp:
@@ -101,10 +120,11 @@ class Mlp:
     def __init__(self, tensors: Tensors) -> None:
         self.parts = {n: (tensors(f"{n}.weight"), tensors(f"{n}.bias")) for n in ("gate", "up", "down")}
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, adapt: Adapt = unadapted) -> torch.Tensor:
         """y [...,D] from x [...,D]."""
         gate_up = torch.cat([linear(x, *self.parts["gate"]), linear(x, *self.parts["up"])], dim=-1)
-        return linear(swiglu(gate_up), *self.parts["down"])
+        active = swiglu(adapt("gate_up", x, gate_up))
+        return adapt("down", active, linear(active, *self.parts["down"]))
 
 
 class DecoderLayer:
@@ -117,9 +137,17 @@ class DecoderLayer:
         self.attn_norm, self.mlp_norm = tensors("attn_norm.weight"), tensors("mlp_norm.weight")
 
     def __call__(
-        self, stream: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache, past_len: torch.Tensor
+        self,
+        stream: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cache: KVCache,
+        past_len: torch.Tensor,
+        visible: torch.Tensor | None = None,
+        adapt: Adapt = unadapted,
     ) -> torch.Tensor:
         """The stream [B,S,D] after this layer."""
-        attended = self.attention(rms_norm(stream, self.attn_norm, self.epsilon), cos, sin, cache, past_len)
+        normed = rms_norm(stream, self.attn_norm, self.epsilon)
+        attended = self.attention(normed, cos, sin, cache, past_len, visible, adapt)
         normed, stream = add_rms_norm(stream, attended, self.mlp_norm, epsilon=self.epsilon)
-        return stream + self.mlp(normed)
+        return stream + self.mlp(normed, adapt)

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import RequestError, found_wanted
 from ..plugins.linear.operator import reference as linear
-from .blocks import DecoderLayer, KVCache, rms_norm, rotary_angles, to_torch
+from .blocks import Adapt, DecoderLayer, KVCache, rms_norm, rotary_angles, to_torch, unadapted
 from .config import DecoderConfig, expected_tensors
 
 
@@ -66,22 +66,30 @@ class Decoder:
         *,
         positions: torch.Tensor | None = None,
         logit_rows: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
     ) -> Output:
         """One pass over input_ids [B,S] int64 with past_len [B] filled slots; writes the new rows into ``cache``.
 
-        ``positions`` [B,S] defaults to past_len + 0..S-1, ``logit_rows`` [B,R] to all rows; logits are [B,R,V].
+        ``positions`` [B,S] defaults to past_len + 0..S-1, ``logit_rows`` [B,R] to all rows; logits are [B,R,V]. ``visible`` int64
+        [B,S,W] is CachedAttention's, None for causal.
         """
         if positions is None:
             positions = past_len[:, None] + torch.arange(input_ids.shape[1])
         cos, sin = rotary_angles(positions, self._inv_freq)
-        hidden = [self._get("embed.weight")[input_ids].float()]
+        hidden = [self._embed(input_ids)]
         for i in range(self.config.layers):
             layer = self._layers[i] if self._layers else self._layer(i)
-            hidden.append(layer(hidden[-1], cos, sin, cache, past_len))
+            hidden.append(layer(hidden[-1], cos, sin, cache, past_len, visible, self._adapter(i)))
         rows = rms_norm(hidden[-1], self._get("norm.weight"), self.config.norm_epsilon)
         if logit_rows is not None:
             rows = torch.gather(rows, 1, logit_rows[..., None].expand(-1, -1, rows.shape[-1]))
         return Output(linear(rows, self._get(self._head_name)), hidden)
+
+    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self._get("embed.weight")[input_ids].float()
+
+    def _adapter(self, layer: int) -> Adapt:
+        return unadapted
 
     def greedy(self, prompt_ids: list[int], new_tokens: int) -> list[int]:
         """The ``new_tokens`` ids of greedy decoding after ``prompt_ids``; stop tokens do not stop it. Raises RequestError."""
