@@ -48,7 +48,11 @@ class SafetensorsFile:
                 raise self._bad("header", f"not JSON ({error})", "a JSON object") from error
         if not isinstance(header, dict):
             raise self._bad("header", type(header).__name__, "a JSON object")
-        header.pop("__metadata__", None)
+        notes = header.pop("__metadata__", None) or {}
+        if not isinstance(notes, dict) or not all(isinstance(v, str) for v in notes.values()):
+            raise self._bad("metadata", "malformed", "an object of strings")
+        self.metadata: dict[str, str] = notes
+        """What the writer noted beside the tensors."""
         self._data_start = 8 + length
         self._entries = {name: self._entry(name, value, size - 8 - length) for name, value in header.items()}
         self._check_overlap(size - 8 - length)
