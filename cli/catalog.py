@@ -34,7 +34,7 @@ _TABLE: tuple[tuple[int | None, str, str, str], ...] = (
     (None, "decoder", "exact", "Plain decoder language model (Llama, SmolLM2, Mistral, Qwen2/2.5, Qwen3)"),
     (1, "lexinvariant", "exact", "Lexinvariant language models: no token embeddings"),
     (2, "byte-probabilities", "exact", "Exact byte-level probabilities from tokenized language models"),
-    (3, "gated-lora-mtp", "exact", "Your LLM knows the future: gated-LoRA multi-token prediction"),
+    (3, "mtp", "exact", "Your LLM knows the future: gated-LoRA multi-token prediction"),
     (4, "judge", "lossy", "Judge decoding: a learned head accepts drafts"),
     (5, "xar", "lossy", "Next-X prediction for autoregressive image generation (xAR)"),
     (6, "cdpo", "none", "Critical tokens matter: token-level contrastive estimation (cDPO)"),

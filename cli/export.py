@@ -22,12 +22,14 @@ METHOD is what the model does with its tokens; `decoder` is plain text generatio
   * a GGUF file: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K ...
 of a Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 or Qwen3 model; for `gam` the official class's state_dict:
 a .safetensors or .pt file, or a folder with model.safetensors (or pytorch_model.bin) and tokenizer.json.
+`mtp` takes what `decoder` takes, and an adapter made by `farthing train-mtp`.
 
 \b
 Examples:
   farthing export decoder --checkpoint SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   farthing export decoder --checkpoint ~/models/Qwen2.5-0.5B --out qwen --dtype float16
   farthing export gam --checkpoint gam.safetensors --out gam
+  farthing export mtp --checkpoint model.gguf --adapter mtp.safetensors --out fast
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
@@ -57,13 +59,20 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 @click.option(
     "--no-check", is_flag=True, help="Skip the comparison with PyTorch (large models: it reads all weights again)."
 )
+@click.option("--adapter", type=click.Path(), help="mtp: the trained adapter, .safetensors.")
+@click.option("--masks", type=int, help="mtp: use this many of the trained masks.")
+@click.option("--alpha", type=float, help="mtp: alpha of the adapter's LoRAs, where its file does not say it.")
+@click.option("--draft-vocab", help="mtp: draft only among the first N ids, or the ids in a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
-def export_command(method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool) -> None:
-    """The command itself; its help is HELP."""
+def export_command(
+    method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool, **special: str | float | None
+) -> None:
+    """The command itself; its help is HELP. ``special`` are options of single methods, passed on where they are given."""
     from ..export import export  # heavy: numpy, onnx
 
+    given = {name: value for name, value in special.items() if value is not None}
     with _progress_bar() as progress:
-        result = export(method, checkpoint, out, dtype=dtype, check=not no_check, progress=progress)
+        result = export(method, checkpoint, out, dtype=dtype, check=not no_check, progress=progress, **given)
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))
 
 

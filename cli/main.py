@@ -39,6 +39,7 @@ COMMANDS = {
     "verify": "Check that a bundle computes what it should.",
     "inspect": "Show what is in a bundle and what it will need.",
     "quantize": "Make a bundle smaller.",
+    "train-mtp": "Teach a frozen model to guess several tokens ahead.",
     "compile": "Compile a bundle for a CPU, a Jetson or an RTX card.",
     "tune": "Measure this machine, so that decoding can guess ahead.",
     "run": "Generate text from a prompt.",
@@ -64,14 +65,15 @@ class LazyGroup(click.Group):
         """The command ``name``; None if there is no such name. Raises MissingDependencyError if its file is not installed."""
         if name not in COMMANDS:
             return None
-        module = f"{__package__}.{name}"
+        plain = name.replace("-", "_")
+        module = f"{__package__}.{plain}"
         if importlib.util.find_spec(module) is None:
             raise MissingDependencyError(
                 found_wanted(
                     f"command {name!r}", "not part of this installation", module, "install farthing again, or update it"
                 )
             )
-        return getattr(importlib.import_module(module), f"{name}_command")  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module), f"{plain}_command")  # type: ignore[no-any-return]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands from COMMANDS alone."""

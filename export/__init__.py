@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,4 +47,10 @@ def export(method: str, checkpoint: str | Path, out: str | Path, **options: Any)
 
     Raises RequestError (unknown method, bad option, ``out`` in use), CheckpointError, VerificationError, BundleError.
     """
-    return recipe(method).export(checkpoint, out, **options)
+    chosen = recipe(method)
+    known = inspect.signature(chosen.export).parameters
+    for name in options:
+        if name not in known:
+            others = ", ".join(n for n in known if n not in ("checkpoint", "out"))
+            raise RequestError(found_wanted(f"option of method {method}", name, f"one of {others}", "leave it out"))
+    return chosen.export(checkpoint, out, **options)

@@ -46,8 +46,8 @@ def export_decoder(
             (writer.path / folder).mkdir()
         with GraphWriter(writer.path / "graphs", DECODER) as graph:
             write_decoder(graph, source, dtype=dtype, progress=progress)
-        _check_onnx(graph.path)
-        recording = record_decoder(graph.path, source.config, _prompts(source, tokenizer), progress=progress)
+        check_onnx(graph.path)
+        recording = record_decoder(graph.path, source.config, prompts_of(source, tokenizer), progress=progress)
         _write_json(writer.path / "vectors" / "decoder.json", recording)
         report = None
         if check:
@@ -55,9 +55,10 @@ def export_decoder(
             report = check_against_reference(recording, source, dtype)
             progress("comparing with PyTorch", 1, 1)
         if tokenizer:
-            _write_tokenizer(writer.path / "tokenizer", tokenizer)
+            write_tokenizer(writer.path / "tokenizer", tokenizer)
         progress("hashing", 0, 1)
-        path = writer.commit(_manifest(source, graph, tokenizer, dtype))
+        graphs = {DECODER: graph_entry(graph)}
+        path = writer.commit(decoder_manifest(RECIPE.method, "autoregressive", source, graphs, tokenizer, dtype))
         progress("hashing", 1, 1)
     c = source.config
     return ExportResult(
@@ -72,14 +73,15 @@ def export_decoder(
     )
 
 
-def _check_onnx(path: Path) -> None:
+def check_onnx(path: Path) -> None:
     """The ONNX checker, by path so that external data is checked too and the 2 GB limit of protobuf does not apply."""
     import onnx
 
     onnx.checker.check_model(str(path))
 
 
-def _prompts(source: Checkpoint, tokenizer: TokenizerFiles | None) -> list[list[int]]:
+def prompts_of(source: Checkpoint, tokenizer: TokenizerFiles | None) -> list[list[int]]:
+    """Prompts of the recorded vectors; see `farthing.export.vectors.record`."""
     if tokenizer is None:
         return prompts_for(source.config, None)
     from tokenizers import Tokenizer
@@ -91,20 +93,40 @@ def _write_json(path: Path, recording: Recording) -> None:
     path.write_text(json.dumps(recording.as_json(), sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_tokenizer(folder: Path, tokenizer: TokenizerFiles) -> None:
+def write_tokenizer(folder: Path, tokenizer: TokenizerFiles) -> None:
+    """Make ``folder`` with tokenizer.json and, if there is one, the chat template."""
     folder.mkdir()
     (folder / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
     if tokenizer.chat_template is not None:
         (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
 
 
-def _manifest(source: Checkpoint, graph: GraphWriter, tokenizer: TokenizerFiles | None, dtype: str) -> dict[str, Any]:
+def graph_entry(graph: GraphWriter) -> dict[str, Any]:
+    """What the manifest says of a written graph."""
+    return {
+        "file": f"graphs/{graph.path.name}",
+        "data": [f"graphs/{name}" for name in graph.data_files],
+        "inputs": [i.manifest() for i in graph.inputs],
+        "outputs": [o.manifest() for o in graph.outputs],
+    }
+
+
+def decoder_manifest(
+    method: str,
+    procedure: str,
+    source: Checkpoint,
+    graphs: dict[str, Any],
+    tokenizer: TokenizerFiles | None,
+    dtype: str,
+    vectors: str = "vectors/decoder.json",
+) -> dict[str, Any]:
+    """The manifest of a decoder, whatever loop decodes it."""
     c = source.config
     return {
         "name": source.name,
         "method": {
-            "id": RECIPE.method,
-            "procedure": "autoregressive",
+            "id": method,
+            "procedure": procedure,
             # Rounding the weights changes what is decoded, if seldom.
             "guarantee": "exact" if dtype == "float32" else "lossy",
         },
@@ -122,18 +144,11 @@ def _manifest(source: Checkpoint, graph: GraphWriter, tokenizer: TokenizerFiles 
             "tied_head": c.tied_head,
             "parameters": c.parameters,
         },
-        "graphs": {
-            DECODER: {
-                "file": f"graphs/{graph.path.name}",
-                "data": [f"graphs/{name}" for name in graph.data_files],
-                "inputs": [i.manifest() for i in graph.inputs],
-                "outputs": [o.manifest() for o in graph.outputs],
-            }
-        },
+        "graphs": graphs,
         "kv": {"layers": c.layers, "kv_heads": c.kv_heads, "head_dim": c.head_dim, "dtype": "float32"},
         "tokenizer": _tokenizer_entry(tokenizer),
         "quantization": {"weights": dtype, "embedding": dtype, "head": dtype},
-        "vectors": "vectors/decoder.json",
+        "vectors": vectors,
         "provenance": {
             "checkpoint": {"kind": source.kind, "name": source.path.resolve().name, "sha256": source.sha256()},
             "versions": {

@@ -13,7 +13,6 @@ id V + i - 1; there are no logits for it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -210,9 +209,7 @@ class MtpDecoder(Decoder):
         """
         self._rows = torch.arange(input_ids.numel()) if not self.gated else mask_rows
         try:
-            out = self.forward(
-                input_ids, cache, past_len, positions=positions, logit_rows=logit_rows, visible=visible
-            )
+            out = self.forward(input_ids, cache, past_len, positions=positions, logit_rows=logit_rows, visible=visible)
         finally:
             self._rows = torch.zeros(0, dtype=torch.int64)
         rows = rms_norm(out.hidden[-1].flatten(0, 1)[mask_rows], self._get("norm.weight"), self.config.norm_epsilon)
@@ -269,11 +266,6 @@ def linear_rows(real: int, masks: int, vocab_size: int) -> tuple[torch.Tensor, t
     return torch.from_numpy(pack_rows(sees[None])), positions, torch.arange(masks) + vocab_size
 
 
-def rank_of(adapter: MtpAdapter) -> int:
-    """The largest rank of its LoRAs; 0 without any."""
-    return max((t.shape[0] for n, t in adapter.tensors.items() if n.endswith("lora_A.weight")), default=0)
-
-
-def finite(adapter: MtpAdapter) -> bool:
-    """Whether all weights are numbers."""
-    return all(math.isfinite(float(t.float().abs().sum())) for t in adapter.tensors.values())
+def ranks_of(adapter: MtpAdapter) -> list[int]:
+    """Ranks of its LoRAs."""
+    return [t.shape[0] for n, t in adapter.tensors.items() if n.endswith("lora_A.weight")]

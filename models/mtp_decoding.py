@@ -51,7 +51,8 @@ def decode(
     cache = KVCache.empty(model.config, len(prompt_ids) + new_tokens + (k + 1) ** 2)
     if len(prompt_ids) > 1:  # the last token of the prompt is the first real row of the first pass
         model.forward(torch.tensor([prompt_ids[:-1]]), cache, torch.tensor([0]), logit_rows=torch.tensor([[0]]))
-    past, current, draft = len(prompt_ids) - 1, prompt_ids[-1], []
+    past, current = len(prompt_ids) - 1, prompt_ids[-1]
+    draft: list[int] = []
     result = Decoded([])
     while len(result.ids) < new_tokens:
         real = [current, *draft]

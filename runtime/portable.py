@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, FarthingError, MissingDependencyError, RequestError, found_wanted
+from ..plugins.cached_attention.visible import causal_rows
 from . import tensors as names
 from .bundle import Bundle
 from .memory import memory_of
@@ -287,11 +288,15 @@ class PortableEngine:
             }
             if self._has_past_len:
                 inputs[names.PAST_LEN] = (self._past, (1,))
+            if "mtp" in self._bundle.manifest:  # this engine asks for no masks
+                visible = causal_rows(rows)
+                inputs[names.VISIBLE] = (visible, visible.shape)
+                inputs[names.MASK_ROWS] = (np.zeros(1, np.int64), (0,))
             for name, (array, shape) in inputs.items():
                 binding.bind_input(name, "cpu", 0, array.dtype, shape, array.ctypes.data)
             binding.bind_output(names.LOGITS, "cpu", 0, np.float32, (1, wanted, self._vocab), logits.ctypes.data)
             self._memory.bind(binding, rows)
-            self._bindings[key] = _Bound(binding, logits, logit_rows)
+            self._bindings[key] = _Bound(binding, logits, [array for array, _ in inputs.values()])
         return self._bindings[key]
 
     def _check_ids(self, ids: Sequence[int]) -> None:
@@ -313,11 +318,11 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Bound:
-    """A binding with the arrays that must live as long: ``logits`` float32 [wanted,V], ``logit_rows`` int64 [wanted]."""
+    """A binding with the arrays that must live as long: ``logits`` float32 [wanted,V], and what it reads."""
 
     binding: Any
     logits: np.ndarray
-    logit_rows: np.ndarray
+    inputs: list[np.ndarray]
 
 
 @dataclass

@@ -166,7 +166,7 @@ def test_methods() -> None:
 
 def test_method_ids_other_tools_rely_on() -> None:
     fixed = {
-        3: "gated-lora-mtp", 4: "judge", 8: "gam", 12: "elm", 21: "zoo-prune", 22: "idpruner", 23: "token-shuffle", 28: "ftp",
+        3: "mtp", 4: "judge", 8: "gam", 12: "elm", 21: "zoo-prune", 22: "idpruner", 23: "token-shuffle", 28: "ftp",
         29: "lantern", 37: "nar", 38: "vlora", 39: "ima-skip", 42: "globalcom2", 49: "gsd", 50: "aded", 51: "matryoshka",
     }  # fmt: skip
     by_number = {m.number: m.id for m in catalog.entries()}

@@ -56,7 +56,7 @@ def _line(line: str, where: str, tokenizer: _Tokenizer, vocab_size: int) -> Docu
         raise RequestError(
             found_wanted(where, f"malformed ({error})", '{"ids": [...], "prompt": n} or {"text": "..."}', "correct it")
         ) from error
-    if ids.ndim != 1 or (ids.size and not (0 <= ids.min() and ids.max() < vocab_size)):
+    if ids.ndim != 1 or (ids.size and not (ids.min() >= 0 and ids.max() < vocab_size)):
         raise RequestError(
             found_wanted(f"ids of {where}", "outside the vocabulary", f"0 to {vocab_size - 1}", "use this model's ids")
         )
@@ -99,7 +99,9 @@ class Batch:
     valid: torch.Tensor
 
 
-def draw(documents: list[Document], rng: np.random.Generator, batch: int, length: int, density: float, masks: int) -> Batch:
+def draw(
+    documents: list[Document], rng: np.random.Generator, batch: int, length: int, density: float, masks: int
+) -> Batch:
     """Random windows of ``length`` tokens, documents by their length, and in each about density * length random anchors."""
     sizes = np.array([len(d.ids) - d.start for d in documents], np.float64)
     count = max(1, round(density * length))

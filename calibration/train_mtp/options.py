@@ -54,7 +54,9 @@ class Options:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise RequestError(found_wanted(name, value, f"{low:g} to {high:g}", f"correct --{name.replace('_', '-')}"))
+                raise RequestError(
+                    found_wanted(name, value, f"{low:g} to {high:g}", f"correct --{name.replace('_', '-')}")
+                )
         choices = {
             "targets": ("text", "model"),
             "compute": ("float32", "bfloat16"),

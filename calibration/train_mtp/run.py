@@ -94,9 +94,7 @@ def train(
 
 
 class _Run:
-    def __init__(
-        self, source: Checkpoint, base: FrozenBase, adapter: MtpAdapter, options: Options, out: Path
-    ) -> None:
+    def __init__(self, source: Checkpoint, base: FrozenBase, adapter: MtpAdapter, options: Options, out: Path) -> None:
         self.source, self.base, self.adapter, self.options, self.out = source, base, adapter, options, out
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.recent: dict[str, float] = {}

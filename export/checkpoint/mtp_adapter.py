@@ -39,10 +39,22 @@ _HF = {
     "gate_up_proj": "gate_up",
     "down_proj": "down",
 }
-_ENGINE = {"wq": "q", "wk": "k", "wv": "v", "wqkv": "qkv", "wo": "o", "w1": "gate", "w3": "up", "w13": "gate_up", "w2": "down"}
+_ENGINE = {
+    "wq": "q",
+    "wk": "k",
+    "wv": "v",
+    "wqkv": "qkv",
+    "wo": "o",
+    "w1": "gate",
+    "w3": "up",
+    "w13": "gate_up",
+    "w2": "down",
+}
 _OURS = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
 
-_LORA = re.compile(r"(?:.*\.)?layers\.(\d+)\.(?:(self_attn|mlp|attention|feed_forward)\.)?(\w+)\.(lora_A\.weight|lora_B\.weight|lora_BT)")
+_LORA = re.compile(
+    r"(?:.*\.)?layers\.(\d+)\.(?:(self_attn|mlp|attention|feed_forward)\.)?(\w+)\.(lora_A\.weight|lora_B\.weight|lora_BT)"
+)
 _SAMPLER = re.compile(r"sampler(?:_head)?\.layers\.([01])\.(linear|norm)\.(weight|bias)")
 _WEIGHT = re.compile(r"(?:.*\.)?layers\.\d+\.(?:\w+\.)*\w+\.weight")
 _EMBEDDINGS = ("model.embed_tokens.weight", "tok_embeddings.weight", "embed.weight")
@@ -110,7 +122,7 @@ class _Reader:
         self.notes = {k.removeprefix(NOTE): v for k, v in self.file.metadata.items() if k.startswith(NOTE)}
 
     def adapter(self, masks: int | None, alpha: float | None) -> MtpAdapter:
-        from ...models.mtp import MASKS, MtpAdapter, MtpConfig, rank_of
+        from ...models.mtp import MASKS, MtpAdapter, MtpConfig, ranks_of
 
         tensors: dict[str, np.ndarray] = {}
         for name in self.file.names():
@@ -127,7 +139,9 @@ class _Reader:
         trained = tensors[MASKS].shape[0]
         if masks is not None and not 1 <= masks <= trained:
             raise RequestError(
-                found_wanted("masks", masks, f"1 to {trained}, as many as {self.path} was trained with", "correct --masks")
+                found_wanted(
+                    "masks", masks, f"1 to {trained}, as many as {self.path} was trained with", "correct --masks"
+                )
             )
         config = MtpConfig(
             trained,
@@ -136,9 +150,12 @@ class _Reader:
             self.notes.get("residual", "block"),
             self._number("epsilon", self.config.norm_epsilon),
         )
-        adapter = MtpAdapter(config, {n: torch.from_numpy(np.require(t, requirements=["W", "C"])) for n, t in tensors.items()})
+        adapter = MtpAdapter(
+            config, {n: torch.from_numpy(np.require(t, requirements=["W", "C"])) for n, t in tensors.items()}
+        )
         self._check_shapes(adapter)
-        scale = self._scale(alpha, rank_of(adapter))
+        # Parts stacked into a fused LoRA add up their ranks; alpha belongs to the single one.
+        scale = self._scale(alpha, min(ranks_of(adapter)))
         adapter = MtpAdapter(MtpConfig(trained, scale, config.norm, config.residual, config.epsilon), adapter.tensors)
         return adapter if masks is None else adapter.limited(masks)
 
@@ -151,11 +168,18 @@ class _Reader:
             engine = module in ("attention", "feed_forward")
             part = _ENGINE.get(linear) if engine else _HF.get(linear, linear if linear in _OURS else None)
             if part is None:
-                raise self._bad(f"tensor {name}", f"of linear {linear!r}", "a linear of a decoder layer", "see docs/mtp.md")
+                raise self._bad(
+                    f"tensor {name}", f"of linear {linear!r}", "a linear of a decoder layer", "see docs/mtp.md"
+                )
             array = self.file.read(name)
             if kind == "lora_BT":
                 array = array.T
-            if kind != "lora_A.weight" and engine and part in ("q", "k", "qkv") and array.shape[0] == self._outputs(part):
+            if (
+                kind != "lora_A.weight"
+                and engine
+                and part in ("q", "k", "qkv")
+                and array.shape[0] == self._outputs(part)
+            ):
                 array = self._deinterleaved(array, part)
             letter = "A" if kind == "lora_A.weight" else "B"
             return f"layers.{int(layer)}.{part}.lora_{letter}.weight", array
@@ -167,7 +191,9 @@ class _Reader:
         if name in _EMBEDDINGS:
             rows, vocab = self.file.shape(name)[0], self.config.vocab_size
             if rows <= vocab:
-                raise self._bad(f"rows of {name}", rows, f"more than the base's {vocab}: the masks come last", "check the base")
+                raise self._bad(
+                    f"rows of {name}", rows, f"more than the base's {vocab}: the masks come last", "check the base"
+                )
             return MASKS, self.file.read(name)[vocab:]
         if _WEIGHT.fullmatch(name):
             raise self._bad(
@@ -197,18 +223,31 @@ class _Reader:
     def _check_complete(self, tensors: dict[str, np.ndarray], masks: str) -> None:
         if masks not in tensors:
             raise self._bad(
-                "masks", "missing", f"{masks}, or embedding rows behind the vocabulary", "an adapter without masks is ordinary LoRA, which is not gated: it cannot draft"
+                "masks",
+                "missing",
+                f"{masks}, or embedding rows behind the vocabulary",
+                "an adapter without masks is ordinary LoRA, which is not gated: it cannot draft",
             )
         if not any(n.endswith("lora_A.weight") for n in tensors):
             raise self._bad("LoRAs", "missing", "lora_A and lora_B of the layers", "give the adapter's file")
         for name in tensors:
             for one, other in (("lora_A", "lora_B"), ("lora_B", "lora_A")):
                 if one in name and name.replace(one, other) not in tensors:
-                    raise self._bad(f"tensor {name.replace(one, other)}", "missing", f"the other half of {name}", "fetch the file again")
+                    raise self._bad(
+                        f"tensor {name.replace(one, other)}",
+                        "missing",
+                        f"the other half of {name}",
+                        "fetch the file again",
+                    )
         for block in (0, 1):
             for kind in ("linear.weight", "norm.weight"):
                 if f"sampler_head.layers.{block}.{kind}" not in tensors:
-                    raise self._bad(f"tensor sampler_head.layers.{block}.{kind}", "missing", "a sampler head of two blocks", "train one, see docs/mtp.md")
+                    raise self._bad(
+                        f"tensor sampler_head.layers.{block}.{kind}",
+                        "missing",
+                        "a sampler head of two blocks",
+                        "train one, see docs/mtp.md",
+                    )
 
     def _check_shapes(self, adapter: MtpAdapter) -> None:
         from ...models.mtp import GROUPS, LORA_A, LORA_B, MASKS, group_shape
@@ -229,16 +268,34 @@ class _Reader:
                 if LORA_A.format(layer, group) in adapter.tensors and len(parts) > 1:
                     twice = [p for p in parts if LORA_A.format(layer, p) in adapter.tensors]
                     if twice:
-                        raise self._bad(f"LoRA of layer {layer}", f"one for {group} and one for {twice[0]}", "one of them", "remove one")
+                        raise self._bad(
+                            f"LoRA of layer {layer}",
+                            f"one for {group} and one for {twice[0]}",
+                            "one of them",
+                            "remove one",
+                        )
         for name, tensor in adapter.tensors.items():
             if name not in wanted:
-                raise self._bad(f"tensor {name}", "of a layer the base does not have", f"layers 0 to {c.layers - 1}", "use the base it was trained on")
+                raise self._bad(
+                    f"tensor {name}",
+                    "of a layer the base does not have",
+                    f"layers 0 to {c.layers - 1}",
+                    "use the base it was trained on",
+                )
             if tuple(tensor.shape) != wanted[name]:
-                raise self._bad(f"shape of {name}", list(tensor.shape), f"{list(wanted[name])} by base and rank", "use the base it was trained on")
+                raise self._bad(
+                    f"shape of {name}",
+                    list(tensor.shape),
+                    f"{list(wanted[name])} by base and rank",
+                    "use the base it was trained on",
+                )
         trained_on = self.notes.get("base_sha256")
         if trained_on is not None and trained_on != self.base.sha256():
             raise self._bad(
-                "base", f"{self.base.name} ({self.base.sha256()[:12]})", f"{self.notes.get('base')} ({trained_on[:12]})", "use the checkpoint it was trained on"
+                "base",
+                f"{self.base.name} ({self.base.sha256()[:12]})",
+                f"{self.notes.get('base')} ({trained_on[:12]})",
+                "use the checkpoint it was trained on",
             )
 
     def _scale(self, alpha: float | None, rank: int) -> float:
@@ -258,7 +315,9 @@ class _Reader:
         except ValueError:
             value = float("nan")
         if not np.isfinite(value):
-            raise self._bad(f"metadata mtp.{name}", repr(self.notes.get(name)), "a finite number", "train the adapter again")
+            raise self._bad(
+                f"metadata mtp.{name}", repr(self.notes.get(name)), "a finite number", "train the adapter again"
+            )
         return value
 
     def _bad(self, what: str, found: object, wanted: object, fix: str) -> CheckpointError:

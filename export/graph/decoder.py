@@ -22,10 +22,12 @@ def write_decoder(writer: GraphWriter, checkpoint: Checkpoint, *, dtype: str, pr
     ``dtype`` (``float32`` or ``float16``) is how matrices are stored; norms and biases stay float32 and so does all arithmetic.
     Inputs and outputs are those of `farthing.runtime.tensors`. Raises CheckpointError.
     """
-    _DecoderGraph(writer, checkpoint, dtype, progress).write()
+    DecoderGraph(writer, checkpoint, dtype, progress).write()
 
 
-class _DecoderGraph:
+class DecoderGraph:
+    """Writes a decoder step. A method that adds to it overrides the hooks: `declare_more`, `embed`, `attention_extras`, `adapt`, `finish`."""
+
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, dtype: str, progress: Progress) -> None:
         self.w = writer
         self.checkpoint = checkpoint
@@ -35,12 +37,36 @@ class _DecoderGraph:
         self._done = 0
 
     def write(self) -> None:
+        """Fill the writer and save it. Raises CheckpointError."""
         self._declare()
+        self.declare_more()
         normed = self._begin()
         for layer in range(self.config.layers):
             normed = self._layer(layer, normed)
         self._head(normed)
+        self.finish(normed)
         self.w.save()
+
+    def declare_more(self) -> None:
+        """Hook: add inputs, outputs and constants."""
+
+    def embed(self, stream: str) -> None:
+        """Hook: the rows of the first hidden state, float32 [B,S,D], as ``stream``."""
+        narrow = self.dtype == "float16"
+        self.w.node("Gather", ["embed.weight", names.INPUT_IDS], ["embedded" if narrow else stream], axis=0)
+        if narrow:
+            self.w.node("Cast", ["embedded"], [stream], to=1)
+
+    def attention_extras(self) -> list[str]:
+        """Hook: inputs of CachedAttention behind the norms of q and k."""
+        return []
+
+    def adapt(self, layer: int, group: str, x: str, y: str) -> str:
+        """Hook: what follows the fused linear ``group`` (qkv, o, gate_up or down) of input x and output y; returns the new output."""
+        return y
+
+    def finish(self, normed: str) -> None:
+        """Hook: outputs made from the normed rows [B,S,D] behind the last layer."""
 
     def _declare(self) -> None:
         c = self.config
@@ -64,10 +90,7 @@ class _DecoderGraph:
         w, c = self.w, self.config
         self._matrix("embed.weight", "embed.weight")
         stream = names.HIDDEN.format(0)
-        narrow = self.dtype == "float16"
-        w.node("Gather", ["embed.weight", names.INPUT_IDS], ["embedded" if narrow else stream], axis=0)
-        if narrow:
-            w.node("Cast", ["embedded"], [stream], to=1)
+        self.embed(stream)
         w.constant("last_axis", np.array([-1], np.int64))
         w.constant("inv_freq", c.rope.inv_freq(c.head_dim))
         # Angles are computed once per step, not looked up: no table that ends at some context length.
@@ -90,9 +113,12 @@ class _DecoderGraph:
         """One layer from its normed input; returns the normed input of what follows."""
         w, c, p = self.w, self.config, f"layers.{i}."
         qkv = self._linear(normed, p + "qkv", [p + "q", p + "k", p + "v"], bias=c.qkv_bias)
+        qkv = self.adapt(i, "qkv", normed, qkv)
         inputs = [qkv, "cos", "sin", names.PAST_K.format(i), names.PAST_V.format(i), names.PAST_LEN]
         if c.qk_norm:
             inputs += [self._vector(p + "q_norm.weight"), self._vector(p + "k_norm.weight")]
+        if extras := self.attention_extras():
+            inputs += ["", ""] * (not c.qk_norm) + extras
         w.operator(
             "CachedAttention",
             inputs,
@@ -104,11 +130,13 @@ class _DecoderGraph:
             epsilon=c.norm_epsilon,
         )
         attended = self._linear(p + "mixed", p + "o", [p + "o"], bias=c.o_bias)
+        attended = self.adapt(i, "o", p + "mixed", attended)
         norm = self._vector(p + "mlp_norm.weight")
         mlp_in = self._add_norm(names.HIDDEN.format(i), attended, norm, p + "mlp_in", p + "attended_stream")
         gate_up = self._linear(mlp_in, p + "gate_up", [p + "gate", p + "up"], bias=c.mlp_bias)
-        w.operator("SwiGLU", [gate_up], [p + "activation"])
+        w.operator("SwiGLU", [self.adapt(i, "gate_up", mlp_in, gate_up)], [p + "activation"])
         down = self._linear(p + "activation", p + "down", [p + "down"], bias=c.mlp_bias)
+        down = self.adapt(i, "down", p + "activation", down)
         last = i + 1 == c.layers
         norm = self._vector("norm.weight" if last else f"layers.{i + 1}.attn_norm.weight")
         following = "final" if last else f"layers.{i + 1}.attn_in"

@@ -65,6 +65,7 @@ class GraphWriter:
         self.inner: list[TensorInfo] = []
         """Inner values with a known shape, written as value_info."""
         self._stem = stem
+        self._borrowed: list[str] = []
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._functions: dict[str, tuple[dict[str, Any], tuple[bool, ...], onnx.FunctionProto]] = {}
@@ -80,8 +81,9 @@ class GraphWriter:
 
     @property
     def data_files(self) -> list[str]:
-        """Names of the external data files: none if every tensor is small."""
-        return [self._data.path.name] if self._data.path.exists() else []
+        """Names of the external data files, those of borrowed weights included: none if every tensor is small."""
+        own = [self._data.path.name] if self._data.path.exists() else []
+        return own + [name for name in self._borrowed if name not in own]
 
     @property
     def node_count(self) -> int:
@@ -142,6 +144,19 @@ class GraphWriter:
                 f"tensor {name} got {written} bytes, expected {size} for {dtype} {list(shape)}; the parts do not fit"
             )
         self._initializers.append(proto)
+
+    def borrow(self, lender: GraphWriter, name: str) -> None:
+        """Add the initializer ``name`` of another graph in the same folder: the same bytes of the same file, not a copy of them.
+
+        A tensor small enough to stay in its .onnx file is copied. Raises KeyError.
+        """
+        found = next((i for i in lender._initializers if i.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        self._initializers.append(found)
+        for entry in found.external_data:
+            if entry.key == "location" and entry.value not in self._borrowed:
+                self._borrowed.append(entry.value)
 
     def save(self) -> None:
         """Write the .onnx file. Call once, after the last node and weight."""

@@ -14,7 +14,7 @@ from ..checkpoint.gam_checkpoint import GamCheckpoint
 from ..graph import Progress, no_progress
 from ..graph.gam import quantized_rows
 from .check import TOLERANCE
-from .record import LENGTHS, NEW_TOKENS, Case, Recording, _lcg, _open
+from .record import LENGTHS, NEW_TOKENS, Case, Recording, _lcg, open_graph
 
 
 def gam_prompts(config: GamConfig, sentence_ids: list[int] | None) -> list[list[int]]:
@@ -37,7 +37,7 @@ def record_gam(
     ids = np.zeros((len(prompts), int(lengths.max())), np.int64)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
-    stepper = Stepper(_open(graph), manifest, len(prompts), 0)
+    stepper = Stepper(open_graph(graph), manifest, len(prompts), 0)
     logits = [stepper.step(ids, lengths)]
     steps = min(NEW_TOKENS, config.max_positions - int(lengths.max()) + 1)
     while len(logits) < steps:

@@ -7,7 +7,7 @@ re-export gives the same vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,11 @@ class Case:
         return {
             "prompt_ids": self.prompt_ids,
             "greedy_ids": self.greedy_ids,
-            "margins": [_decimal(a - b) for a, b in pairs],
+            "margins": [decimal(a - b) for a, b in pairs],
             "logits": {
                 "ids": ids,
-                "values": [_decimal(row[i]) for i in ids],
-                "l2": _decimal(np.linalg.norm(row.astype(np.float64))),
+                "values": [decimal(row[i]) for i in ids],
+                "l2": decimal(np.linalg.norm(row.astype(np.float64))),
             },
         }
 
@@ -68,15 +68,27 @@ class Recording:
         return {"cases": [case.as_json() for case in self.cases]}
 
 
+def no_more(batch: int, rows: int) -> dict[str, np.ndarray]:
+    """No inputs beside those of a plain decoder."""
+    return {}
+
+
 def record_decoder(
-    graph: Path, config: DecoderConfig, prompts: list[list[int]], *, progress: Progress = no_progress
+    graph: Path,
+    config: DecoderConfig,
+    prompts: list[list[int]],
+    *,
+    more: Callable[[int, int], dict[str, np.ndarray]] = no_more,
+    progress: Progress = no_progress,
 ) -> Recording:
     """Continue ``prompts`` greedily by NEW_TOKENS ids with the graph in file ``graph``. Raises MissingDependencyError.
+
+    ``more`` (sequences, rows) gives the inputs of a pass that a plain decoder does not have.
 
     All prompts run as one batch, so the weights are read 16 times and not 16 times per prompt. Shorter prompts are padded on the
     right: rows beyond a prompt write cache slots that the next step overwrites before anything sees them.
     """
-    session = _open(graph)
+    session = open_graph(graph)
     batch, width = len(prompts), max(map(len, prompts))
     lengths = np.array([len(p) for p in prompts], np.int64)
     ids = np.zeros((batch, width), np.int64)
@@ -94,6 +106,7 @@ def record_decoder(
             names.POSITIONS: past_len[:, None] + np.arange(ids.shape[1]),
             names.PAST_LEN: past_len,
             names.LOGIT_ROWS: rows,
+            **more(batch, ids.shape[1]),
             **dict(zip(past, cache, strict=True)),
         }
         out, *cache = session.run(wanted, feeds)
@@ -123,7 +136,8 @@ def _lcg(below: int) -> Iterator[int]:
         yield (state >> 33) % below
 
 
-def _open(graph: Path) -> Any:
+def open_graph(graph: Path) -> Any:
+    """A session that runs ``graph`` by its bodies, on one thread. Raises MissingDependencyError."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -142,6 +156,6 @@ def _open(graph: Path) -> Any:
     )
 
 
-def _decimal(value: Any) -> float:
+def decimal(value: Any) -> float:
     """The shortest decimal that is this float32."""
     return float(str(np.float32(value)))

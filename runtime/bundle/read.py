@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, found_wanted
-from ..tensors import DECODER, GAM
+from ..tensors import DECODER, GAM, MTP_STEP
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -57,11 +57,16 @@ class Bundle:
     def weight_bytes(self) -> int:
         """Bytes of all graph and external-data files: what stays resident while the bundle is open."""
         listed = self.manifest["files"]
-        return sum(listed[f]["bytes"] for g in self.manifest["graphs"].values() for f in [g["file"], *g["data"]])
+        # A set: graphs of a bundle may share a data file.
+        return sum(
+            listed[f]["bytes"] for f in {f for g in self.manifest["graphs"].values() for f in [g["file"], *g["data"]]}
+        )
 
     @property
     def step_graph(self) -> str:
         """Name of the graph that the decode loop runs."""
+        if "mtp" in self.manifest:
+            return MTP_STEP
         return GAM if "state" in self.manifest else DECODER
 
     def kv_bytes(self, context: int, batch: int = 1) -> int:
