@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _NOT_RECIPES = ("recipe_types",)
 
+_OLD_NAMES = {"gated-lora-mtp": "mtp"}
+"""Ids that a method had before it worked."""
+
 
 def methods() -> list[str]:
     """Ids of the methods that can be exported. Imports none of them."""
@@ -32,7 +35,7 @@ def methods() -> list[str]:
 
 def recipe(method: str) -> Recipe:
     """The recipe of ``method``. Raises RequestError listing the known ones and the nearest."""
-    known = methods()
+    known, method = methods(), _OLD_NAMES.get(method, method)
     if method not in known:
         nearest = difflib.get_close_matches(method, known, n=1, cutoff=0.0)[0]
         raise RequestError(
