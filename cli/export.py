@@ -59,6 +59,7 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 @click.option(
     "--no-check", is_flag=True, help="Skip the comparison with PyTorch (large models: it reads all weights again)."
 )
+@click.option("--trees", is_flag=True, default=None, help="decoder: a pass may hold a tree of drafts (for aded).")
 @click.option("--adapter", type=click.Path(), help="mtp: the trained adapter, .safetensors.")
 @click.option("--masks", type=int, help="mtp: use this many of the trained masks.")
 @click.option("--alpha", type=float, help="mtp: alpha of the adapter's LoRAs, where its file does not say it.")

@@ -11,6 +11,7 @@ from typing import Any
 from .. import __version__
 from ..errors import RequestError, found_wanted
 from ..runtime.bundle import BundleWriter
+from ..runtime.plain_feeds import plain_feeds
 from ..runtime.tensors import DECODER
 from .checkpoint import Checkpoint, TokenizerFiles, open_checkpoint
 from .graph import GraphWriter, Progress, no_progress, write_decoder
@@ -26,13 +27,15 @@ def export_decoder(
     out: str | Path,
     *,
     dtype: str = "float32",
+    trees: bool = False,
     check: bool = True,
     progress: Progress = no_progress,
 ) -> ExportResult:
     """Export a decoder language model to the bundle ``out``.
 
     ``dtype`` is how matrices are stored (float16 halves the size; arithmetic stays float32). ``check`` compares the graph with the
-    PyTorch reference before the bundle is committed; it reads the weights once more. Nothing is left at ``out`` on failure.
+    PyTorch reference before the bundle is committed; it reads the weights once more. ``trees`` lets a pass hold a tree of drafts, for
+    drafters that branch. Nothing is left at ``out`` on failure.
     Raises CheckpointError, RequestError, VerificationError, BundleError.
     """
     if dtype not in DTYPES:
@@ -45,9 +48,16 @@ def export_decoder(
         for folder in ("graphs", "vectors"):
             (writer.path / folder).mkdir()
         with GraphWriter(writer.path / "graphs", DECODER) as graph:
-            write_decoder(graph, source, dtype=dtype, progress=progress)
+            write_decoder(graph, source, dtype=dtype, trees=trees, progress=progress)
         check_onnx(graph.path)
-        recording = record_decoder(graph.path, source.config, prompts_of(source, tokenizer), progress=progress)
+        inputs = [i.name for i in graph.inputs]
+        recording = record_decoder(
+            graph.path,
+            source.config,
+            prompts_of(source, tokenizer),
+            more=lambda batch, rows: plain_feeds(inputs, batch, rows),
+            progress=progress,
+        )
         _write_json(writer.path / "vectors" / "decoder.json", recording)
         report = None
         if check:

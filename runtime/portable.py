@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, FarthingError, MissingDependencyError, RequestError, found_wanted
-from ..plugins.cached_attention.visible import causal_rows
 from . import tensors as names
 from .bundle import Bundle
 from .memory import memory_of
+from .plain_feeds import plain_feeds
 from .sampling import Sampling, choose
 from .state import load_state, save_state
 
@@ -288,10 +288,8 @@ class PortableEngine:
             }
             if self._has_past_len:
                 inputs[names.PAST_LEN] = (self._past, (1,))
-            if "mtp" in self._bundle.manifest:  # this engine asks for no masks
-                visible = causal_rows(rows)
-                inputs[names.VISIBLE] = (visible, visible.shape)
-                inputs[names.MASK_ROWS] = (np.zeros(1, np.int64), (0,))
+            for name, array in plain_feeds(self._bundle.step_inputs, 1, rows).items():
+                inputs[name] = (array if array.size else np.zeros(1, array.dtype), array.shape)
             for name, (array, shape) in inputs.items():
                 binding.bind_input(name, "cpu", 0, array.dtype, shape, array.ctypes.data)
             binding.bind_output(names.LOGITS, "cpu", 0, np.float32, (1, wanted, self._vocab), logits.ctypes.data)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..plugins.cached_attention.visible import causal_rows
 from . import tensors as names
+from .plain_feeds import plain_feeds
 
 
 class Stepper:
@@ -25,7 +25,7 @@ class Stepper:
         self._session = session
         self._past = np.zeros(batch, np.int64)
         self._state = manifest.get("state")
-        self._masks = "mtp" in manifest
+        self._names = [i.name for i in session.get_inputs()]
         if self._state:
             layers = range(self._state["layers"])
             self._inputs = [names.CONV_STATE.format(i) for i in layers]
@@ -55,9 +55,7 @@ class Stepper:
         }
         if not self._state:
             feeds[names.PAST_LEN] = self._past
-        if self._masks:  # a pass without masks, where every row sees those before it
-            feeds[names.VISIBLE] = np.repeat(causal_rows(ids.shape[1]), len(ids), axis=0)
-            feeds[names.MASK_ROWS] = np.zeros(0, np.int64)
+        feeds |= plain_feeds(self._names, len(ids), ids.shape[1])
         logits, *carried = self._session.run(self._outputs, feeds)
         if self._state:
             rows = lengths[:, None] + np.arange(self._state["rows"])

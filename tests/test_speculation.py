@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 import farthing
 from farthing.errors import BundleError, FarthingError, RequestError
 from farthing.export import export
+from farthing.export.checkpoint import open_checkpoint
+from farthing.export.checkpoint.mtp_adapter import save_adapter
 from farthing.runtime.engines import native_parts
 from farthing.runtime.speculation import Acceptor, Draft, Drafter, PassCosts
+import gam_models
+from mtp_models import random_adapter
 from tiny import write_hf
 
 pytestmark = pytest.mark.skipif(native_parts().missing is not None, reason="needs the native build")
@@ -66,6 +70,25 @@ class Oracle(Drafter):
         self.paths.append(path)
 
 
+@pytest.fixture(scope="module", params=["decoder", "trees", "mtp", "gam"])
+def any_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Chains only, branches, branches with masks, and a recurrent state."""
+    folder = tmp_path_factory.mktemp("speculation")
+    path = folder / "bundle"
+    if request.param == "gam":
+        path = gam_models.bundle()
+    else:
+        checkpoint = write_hf(folder / "checkpoint", "qwen3")
+        if request.param == "mtp":
+            base = open_checkpoint(checkpoint)
+            save_adapter(folder / "adapter.safetensors", random_adapter(base, masks=3), base)
+            export("mtp", checkpoint, folder / "bundle", adapter=folder / "adapter.safetensors", check=False)
+        else:
+            export("decoder", checkpoint, folder / "bundle", trees=request.param == "trees", check=False)
+    with farthing.load(path, threads=1, context=96, draft="none") as runtime:
+        yield runtime
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("speculation")
@@ -105,7 +128,7 @@ def test_right_drafts_save_passes_and_change_nothing(model: Any) -> None:
     stop=st.integers(0, 60),
 )
 def test_any_drafts_give_the_text_and_cache_of_plain_decoding(
-    model: Any, wrong: list[bool], rows: int, temperature: float, penalty: float, seed: int, new: int, stop: int
+    any_model: Any, wrong: list[bool], rows: int, temperature: float, penalty: float, seed: int, new: int, stop: int
 ) -> None:
     how = {
         "greedy": temperature == 0,
@@ -115,22 +138,22 @@ def test_any_drafts_give_the_text_and_cache_of_plain_decoding(
         "max_new_tokens": new,
         "top_p": 0.95,
     }
-    long = plain(model, **{**how, "max_new_tokens": 40})
+    long = plain(any_model, **{**how, "max_new_tokens": 40})
     if stop < 40:
         how["stop_ids"] = [long.ids[stop]]
-    wanted = plain(model, **how)
-    cached, logits = model.tokens, model.logits()
-    model.speculate(Oracle(long.ids, wrong), rows=rows, costs=FLAT)
+    wanted = plain(any_model, **how)
+    cached, logits = any_model.tokens, any_model.logits()
+    any_model.speculate(Oracle(long.ids, wrong, branches=True), rows=rows, costs=FLAT)
     pieces: list[int] = []
-    made = model.generate(prompt_ids=PROMPT, ignore_eos=True, on_token=pieces.append, **how)
+    made = any_model.generate(prompt_ids=PROMPT, ignore_eos=True, on_token=pieces.append, **how)
     assert made.ids == wanted.ids == pieces and made.stop_reason == wanted.stop_reason
-    assert model.tokens == cached
-    np.testing.assert_array_equal(model.logits(), logits)
+    assert any_model.tokens == cached
+    np.testing.assert_array_equal(any_model.logits(), logits)
     # The cache, through what follows from it.
-    after = model.extend([7])
-    model.speculate("none")
-    model.prefill(cached) if model.length == 0 else (model.reset(), model.prefill(cached))
-    np.testing.assert_allclose(after, model.extend([7]), rtol=0, atol=1e-5)
+    after = any_model.extend([7])
+    any_model.speculate("none")
+    any_model.prefill(cached) if any_model.length == 0 else (any_model.reset(), any_model.prefill(cached))
+    np.testing.assert_allclose(after, any_model.extend([7]), rtol=0, atol=1e-5)
 
 
 def test_a_callback_ends_inside_a_draft(model: Any) -> None:
@@ -237,6 +260,22 @@ def test_an_exception_in_a_drafter_comes_out(model: Any) -> None:
     assert plain(model).stop_reason == "length"
 
 
+@pytest.mark.parametrize("any_model", ["mtp"], indirect=True)
+@pytest.mark.parametrize("masks", ["all", "last", "paying"])
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_masks_change_nothing(any_model: Any, masks: str, temperature: float) -> None:
+    how = {"greedy": temperature == 0, "temperature": temperature, "seed": 4, "max_new_tokens": 60}
+    wanted = plain(any_model, **how)
+    cached = any_model.tokens
+    any_model.engine.draft("mtp", "", {"nodes": 3, "masks": masks, "always": masks != "paying"})
+    made = any_model.generate(prompt_ids=PROMPT, ignore_eos=True, **how)
+    assert made.ids == wanted.ids and any_model.tokens == cached
+    found = made.stats["speculation"]
+    if masks == "all":  # a draft of 3 for every pass but the prefill, the first, and the last, which has no room
+        assert found["drafts"] == made.stats["passes"] - 3
+        assert made.stats["rows"] > 4 * found["drafts"] * 4 * 0.8
+
+
 @pytest.mark.parametrize(("draft", "rows"), [("nonsense", 7), ("lookup", 0), ("lookup", 64), (3, 7)])
 def test_bad_requests(model: Any, draft: Any, rows: int) -> None:
     with pytest.raises(RequestError, match="expected"):
@@ -266,7 +305,9 @@ def test_tuned_guesses_where_it_was_tuned(model: Any) -> None:
         wanted = plain(model)
         with farthing.load(path, threads=1, context=128) as runtime:
             assert runtime.drafter != "none"
-            assert runtime.generate(prompt_ids=PROMPT, greedy=True, ignore_eos=True, max_new_tokens=24).ids == wanted.ids
+            assert (
+                runtime.generate(prompt_ids=PROMPT, greedy=True, ignore_eos=True, max_new_tokens=24).ids == wanted.ids
+            )
         for damage in (
             "{",
             json.dumps({**found, "format": "other"}),
@@ -307,9 +348,9 @@ def test_sampled_texts_are_distributed_as_without_drafts(small: Path) -> None:
     def texts(runtime: Any, seeds: range) -> Counter[Any]:
         return Counter(
             tuple(
-                runtime.generate(
-                    prompt_ids=prompt, temperature=1.0, seed=seed, ignore_eos=True, max_new_tokens=3
-                ).ids[:2]
+                runtime.generate(prompt_ids=prompt, temperature=1.0, seed=seed, ignore_eos=True, max_new_tokens=3).ids[
+                    :2
+                ]
             )
             for seed in seeds
         )

@@ -16,13 +16,21 @@ from ..checkpoint.base import Checkpoint
 from .writer import GraphWriter, Progress, TensorInfo, no_progress
 
 
-def write_decoder(writer: GraphWriter, checkpoint: Checkpoint, *, dtype: str, progress: Progress = no_progress) -> None:
+def write_decoder(
+    writer: GraphWriter,
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    trees: bool = False,
+    progress: Progress = no_progress,
+) -> None:
     """Fill ``writer`` with the decoder of ``checkpoint`` and save it.
 
     ``dtype`` (``float32`` or ``float16``) is how matrices are stored; norms and biases stay float32 and so does all arithmetic.
-    Inputs and outputs are those of `farthing.runtime.tensors`. Raises CheckpointError.
+    ``trees`` adds the input ``visible``, so that a pass may hold a tree of drafts. Inputs and outputs are those of
+    `farthing.runtime.tensors`. Raises CheckpointError.
     """
-    DecoderGraph(writer, checkpoint, dtype, progress).write()
+    (TreeDecoderGraph if trees else DecoderGraph)(writer, checkpoint, dtype, progress).write()
 
 
 class DecoderGraph:
@@ -186,3 +194,13 @@ class DecoderGraph:
             yield array
             self._done += array.size
             self._progress("writing weights", self._done, self.config.parameters)
+
+
+class TreeDecoderGraph(DecoderGraph):
+    """A decoder step whose rows see the rows that their bits name."""
+
+    def declare_more(self) -> None:
+        self.w.inputs.append(TensorInfo(names.VISIBLE, "int64", ("B", "S", "W")))
+
+    def attention_extras(self) -> list[str]:
+        return [names.VISIBLE]

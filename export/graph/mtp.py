@@ -14,7 +14,7 @@ from ...models.config import DecoderConfig
 from ...models.mtp import MASKS, SAMPLER
 from ...runtime import tensors as names
 from ..checkpoint.base import Checkpoint
-from .decoder import DecoderGraph
+from .decoder import TreeDecoderGraph
 from .writer import GraphWriter, Progress, TensorInfo, no_progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_mtp_step(
     _StepGraph(writer, checkpoint, adapter, dtype, progress).write()
 
 
-class _StepGraph(DecoderGraph):
+class _StepGraph(TreeDecoderGraph):
     def __init__(
         self, writer: GraphWriter, checkpoint: Checkpoint, adapter: MtpAdapter, dtype: str, progress: Progress
     ) -> None:
@@ -38,10 +38,8 @@ class _StepGraph(DecoderGraph):
         self.adapter = adapter
 
     def declare_more(self) -> None:
-        self.w.inputs += [
-            TensorInfo(names.VISIBLE, "int64", ("B", "S", "W")),
-            TensorInfo(names.MASK_ROWS, "int64", ("M",)),
-        ]
+        super().declare_more()
+        self.w.inputs.append(TensorInfo(names.MASK_ROWS, "int64", ("M",)))
         self.w.outputs.append(TensorInfo(names.MASK_HIDDEN, "float32", ("B", "M/B", self.config.hidden_size)))
 
     def embed(self, stream: str) -> None:
@@ -62,9 +60,6 @@ class _StepGraph(DecoderGraph):
         w.node("Where", ["is_mask", "mask_vectors", "token_rows"], ["embedded" if narrow else stream])
         if narrow:
             w.node("Cast", ["embedded"], [stream], to=1)
-
-    def attention_extras(self) -> list[str]:
-        return [names.VISIBLE]
 
     def adapt(self, layer: int, group: str, x: str, y: str) -> str:
         pair = self.adapter.fused(self.config, layer, group)

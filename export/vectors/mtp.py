@@ -14,8 +14,9 @@ import numpy as np
 
 from ...errors import VerificationError, found_wanted
 from ...models.config import DecoderConfig
-from ...plugins.cached_attention.visible import block_positions, block_sees, causal_rows, pack_rows
+from ...plugins.cached_attention.visible import block_positions, block_sees, pack_rows
 from ...runtime import tensors as names
+from ...runtime.plain_feeds import plain_feeds
 from ..checkpoint.base import Checkpoint
 from .check import TOLERANCE
 from .record import decimal, open_graph
@@ -32,10 +33,7 @@ CHANCE_TOLERANCE = 2e-3
 
 def causal_feeds(batch: int, rows: int) -> dict[str, np.ndarray]:
     """Inputs of a pass of mtp_step without masks."""
-    return {
-        names.VISIBLE: np.repeat(causal_rows(rows), batch, axis=0),
-        names.MASK_ROWS: np.zeros(0, np.int64),
-    }
+    return plain_feeds((names.VISIBLE, names.MASK_ROWS), batch, rows)
 
 
 @dataclass(frozen=True)

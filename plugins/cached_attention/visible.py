@@ -34,11 +34,6 @@ def unpack_rows(visible: np.ndarray) -> np.ndarray:
     return np.unpackbits(flat, axis=-1, bitorder="little")[..., : visible.shape[-2]].astype(bool)
 
 
-def causal_rows(rows: int) -> np.ndarray:
-    """int64 [1,S,W]: every row of a pass sees those before it and itself."""
-    return pack_rows(np.tril(np.ones((1, rows, rows), bool)))
-
-
 def tree_sees(parents: Sequence[int]) -> np.ndarray:
     """bool [S,S] of a tree: parents[i] < i is the row before row i, -1 for a root. A row sees its ancestors and itself.
 

@@ -69,6 +69,11 @@ class Bundle:
             return MTP_STEP
         return GAM if "state" in self.manifest else DECODER
 
+    @property
+    def step_inputs(self) -> list[str]:
+        """Names of that graph's inputs."""
+        return [str(i["name"]) for i in self.manifest["graphs"][self.step_graph]["inputs"]]
+
     def kv_bytes(self, context: int, batch: int = 1) -> int:
         """Bytes that ``batch`` sequences of ``context`` tokens keep between steps.
 
