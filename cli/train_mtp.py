@@ -46,6 +46,8 @@ losses of every step. Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 6 a p
 @click.option(
     "--targets", default="text", show_default=True, help="text: its next tokens; model: the distribution of the model."
 )
+@click.option("--consistency", default=1.0, show_default=True, help="Weight of the latent consistency loss.")
+@click.option("--decay", default=1.0, show_default=True, help="Mask i counts decay ** i.")
 @click.option("--compute", default="float32", show_default=True, help="float32, or bfloat16 where the CPU has it.")
 @click.option("--residual", default="latent", show_default=True, help="Of the sampler head: latent, block or none.")
 @click.option("--seed", default=0, show_default=True)

@@ -18,7 +18,14 @@ CHUNK = 128
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, first: torch.Tensor, second: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor) -> Any:
+    def forward(
+        ctx: Any,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        head: torch.Tensor,
+        wanted: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> Any:
         losses = [torch.zeros(()), torch.zeros(())]
         grads = [torch.empty_like(first), torch.empty_like(second)]
         for at in range(0, len(first), CHUNK):
@@ -31,20 +38,20 @@ class _HeadLoss(torch.autograd.Function):
                 log = torch.log_softmax(_logits(rows[part], head), -1)
                 if target is None:
                     chosen = wanted[part, None]
-                    losses[which] -= log.gather(1, chosen).sum()
+                    losses[which] -= (log.gather(1, chosen)[:, 0] * weights[part]).sum()
                     error = log.exp_().scatter_add_(1, chosen, -torch.ones(chosen.shape))
                 else:
-                    losses[which] -= torch.dot(target.flatten(), log.flatten())
+                    losses[which] -= torch.dot((target * log).sum(-1), weights[part])
                     error = log.exp_().sub_(target)
-                grads[which][part] = (error.to(head.dtype) @ head).float()
-        count = len(first)
-        ctx.save_for_backward(*[g / count for g in grads])
-        return losses[0] / count, losses[1] / count
+                grads[which][part] = (error.to(head.dtype) @ head).float() * weights[part, None]
+        total = weights.sum()
+        ctx.save_for_backward(*[g / total for g in grads])
+        return losses[0] / total, losses[1] / total
 
     @staticmethod
     def backward(ctx: Any, *grad: torch.Tensor) -> Any:
         first, second = ctx.saved_tensors
-        return first * grad[0], second * grad[1], None, None
+        return first * grad[0], second * grad[1], None, None, None
 
 
 def _logits(rows: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
@@ -52,10 +59,10 @@ def _logits(rows: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
 
 
 def head_losses(
-    first: torch.Tensor, second: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor
+    first: torch.Tensor, second: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropies of the rows first and second [M,D] through ``head`` [V,D], against the same targets.
+    """Mean cross-entropies, with ``weights`` [M], of the rows first and second [M,D] through ``head`` [V,D], against the same targets.
 
     ``wanted`` is ids int64 [M], or rows float32 [M,D] whose distribution through the head is the target.
     """
-    return _HeadLoss.apply(first, second, head, wanted)  # type: ignore[no-untyped-call, no-any-return]
+    return _HeadLoss.apply(first, second, head, wanted, weights)  # type: ignore[no-untyped-call, no-any-return]

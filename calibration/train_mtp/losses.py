@@ -27,12 +27,15 @@ class Losses:
         return {name: float(getattr(self, name).detach()) for name in ("base", "sampler", "consistency", "total")}
 
 
-def losses(base: FrozenBase, adapter: MtpAdapter, batch: Batch, *, targets: str, consistency: float) -> Losses:
+def losses(
+    base: FrozenBase, adapter: MtpAdapter, batch: Batch, *, targets: str, consistency: float, decay: float = 1.0
+) -> Losses:
     """Cross-entropy of the masks' latents through the base's head, of the sampler's through it, and latent consistency.
 
     Mask i (from 0) behind row j stands at position j+1+i and learns what follows row j+1+i: the text's token, or with ``targets``
     ``model`` the frozen model's distribution there. The sampler is given the true token of row j+1+i. Consistency pulls the latent to
-    the frozen one of that row, which is the one with the same position (mean over D, our choice; the paper does not say). The losses
+    the frozen one of that row, which is the one with the same position (mean over D, our choice; the paper does not say). Mask i counts
+    decay ** i in the cross-entropies. The losses
     of the real rows are left out: all they depend on is frozen, and the sampler is never asked there.
     """
     hidden, kept = base.real_pass(batch.ids)
@@ -44,7 +47,8 @@ def losses(base: FrozenBase, adapter: MtpAdapter, batch: Batch, *, targets: str,
     frozen = hidden.flatten(0, 1)[at]
     sampled = adapter.sample(base.embed[ids[at]], latents)
     wanted = frozen if targets == "model" else ids[at + 1]
-    by_base, by_sampler = head_losses(latents, sampled, base.head, wanted)
+    weights = (decay ** torch.arange(batch.valid.shape[2])).expand(batch.valid.shape)[batch.valid]
+    by_base, by_sampler = head_losses(latents, sampled, base.head, wanted, weights)
     distance = F.mse_loss(latents, frozen)
     return Losses(by_base, by_sampler, distance, by_base + by_sampler + consistency * distance)
 

@@ -14,6 +14,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch": (1, 1024),
     "length": (8, 1 << 20),
     "density": (1e-6, 1.0),
+    "consistency": (0.0, 1e6),
+    "decay": (0.01, 1.0),
     "rate": (1e-9, 1.0),
     "warm_up": (0, 10**9),
     "save_every": (1, 10**9),
@@ -27,7 +29,9 @@ class Options:
 
     ``alpha`` None is twice the rank. ``targets``: ``text`` learns the text's next tokens (as in the paper), ``model`` the distribution
     that the frozen model has there: what a draft will be compared with, and less noisy where steps are few. ``compute`` is the
-    dtype of the frozen products: bfloat16 is about twice as fast where the processor has it. The rate falls as a cosine to a tenth.
+    dtype of the frozen products: bfloat16 is about twice as fast where the processor has it. The rate falls as a cosine to a tenth. ``consistency`` is the
+    weight of that loss. Mask i counts decay ** i: a draft is used up to its first error, so the nearer masks matter more (ours; the paper
+    has 1).
     """
 
     masks: int = 4
@@ -44,6 +48,7 @@ class Options:
     clip: float = 1.0
     targets: str = "text"
     consistency: float = 1.0
+    decay: float = 1.0
     compute: str = "float32"
     seed: int = 0
     save_every: int = 50

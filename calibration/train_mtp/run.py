@@ -138,7 +138,7 @@ class _Run:
             group["lr"] = o.rate * self._schedule()
         self.optimiser.zero_grad()
         if bool(batch.valid.any()):
-            found = losses(self.base, self.adapter, batch, targets=o.targets, consistency=o.consistency)
+            found = losses(self.base, self.adapter, batch, targets=o.targets, consistency=o.consistency, decay=o.decay)
             found.total.backward()
             torch.nn.utils.clip_grad_norm_(list(self.adapter.tensors.values()), o.clip)
             self.optimiser.step()

@@ -23,7 +23,7 @@ from ...errors import CheckpointError, RequestError, found_wanted
 from ...models.config import DecoderConfig
 from . import PICKLES, pickle_refusal
 from .base import Checkpoint
-from .safetensors_file import SafetensorsFile
+from .safetensors_file import SafetensorsFile, write_safetensors
 
 if TYPE_CHECKING:
     from ...models.mtp import MtpAdapter
@@ -95,9 +95,6 @@ def open_adapter(
 
 def save_adapter(path: Path, adapter: MtpAdapter, base: Checkpoint, *, details: dict[str, str] | None = None) -> None:
     """Write ``adapter`` of ``base`` to ``path``, float16, with what its weights do not say as metadata."""
-    import torch
-    from safetensors.torch import save_file
-
     c = adapter.config
     notes = {
         "masks": str(c.masks),
@@ -109,10 +106,8 @@ def save_adapter(path: Path, adapter: MtpAdapter, base: Checkpoint, *, details: 
         "base_sha256": base.sha256(),
         **(details or {}),
     }
-    tensors = {n: t.detach().to(torch.float16).contiguous() for n, t in adapter.tensors.items()}
-    fresh = path.with_name(path.name + ".new")
-    save_file(tensors, fresh, metadata={NOTE + name: value for name, value in notes.items()})
-    fresh.replace(path)
+    tensors = {n: t.detach().numpy().astype(np.float16) for n, t in adapter.tensors.items()}
+    write_safetensors(path, tensors, {NOTE + name: value for name, value in notes.items()})
 
 
 class _Reader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -120,3 +121,28 @@ class SafetensorsFile:
         self, what: str, found: object, wanted: object, fix: str = "the file is damaged or cut short; fetch it again"
     ) -> CheckpointError:
         return CheckpointError(found_wanted(f"{what} of {self.path}", found, wanted, fix))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write float32 and float16 ``tensors`` and notes to ``path``: same content, same bytes, which the format's library does not promise.
+
+    Beside ``path`` first and then renamed, so that an interrupt leaves the old file whole.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    at = 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": names[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            stream.write(np.ascontiguousarray(array).data)
+    fresh.replace(path)
