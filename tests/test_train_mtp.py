@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from mtp_models import random_adapter
 from torch.nn import functional as F
 
 import tiny
@@ -25,7 +26,6 @@ from farthing.export.checkpoint.mtp_adapter import open_adapter
 from farthing.models.blocks import KVCache
 from farthing.models.decoder import Decoder
 from farthing.models.mtp import MtpDecoder, quadratic_rows
-from mtp_models import random_adapter
 
 OPTIONS = Options(masks=3, rank=4, steps=8, batch=2, length=24, density=0.3, warm_up=2, save_every=3)
 TEXT = "the quick brown fox jumps over the lazy dog; " * 12
