@@ -57,8 +57,8 @@ def losses(
 def accepted(base: FrozenBase, adapter: MtpAdapter, batch: Batch, *, sampler: bool = True) -> tuple[float, int]:
     """(draft tokens that agree with the frozen model's greedy choice in a leading run, drafts) over the anchors of ``batch``.
 
-    Teacher-forced: the context is the text, the first token the frozen model's own choice only where the text agrees. Anchors where it
-    does not are left out, and a draft ends where the text leaves the model's choice.
+    Teacher-forced: the text is the context, and its token the one that the draft follows, whether the model would have chosen it or
+    not. A draft is looked at up to the place where text and choice part, since what follows there has another context.
     """
     hidden, kept = base.real_pass(batch.ids)
     latents = base.mask_pass(adapter, kept, batch.anchors)
@@ -67,8 +67,6 @@ def accepted(base: FrozenBase, adapter: MtpAdapter, batch: Batch, *, sampler: bo
     for b in range(len(batch.ids)):
         choice = base.logits(hidden[b]).argmax(-1)
         for anchor, z in zip(batch.anchors[b][whole[b]].tolist(), latents[b][whole[b]], strict=True):
-            if int(choice[anchor]) != int(batch.ids[b, anchor + 1]):
-                continue
             token, drafts = batch.ids[b, anchor + 1], drafts + 1
             for i in range(z.shape[0]):
                 rows = adapter.sample(base.embed[token], z[i]) if sampler else z[i]
