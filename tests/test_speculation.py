@@ -7,10 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import gam_models
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mtp_models import random_adapter
 
 import farthing
 from farthing.errors import BundleError, FarthingError, RequestError
@@ -19,8 +21,6 @@ from farthing.export.checkpoint import open_checkpoint
 from farthing.export.checkpoint.mtp_adapter import save_adapter
 from farthing.runtime.engines import native_parts
 from farthing.runtime.speculation import Acceptor, Draft, Drafter, PassCosts
-import gam_models
-from mtp_models import random_adapter
 from tiny import write_hf
 
 pytestmark = pytest.mark.skipif(native_parts().missing is not None, reason="needs the native build")

@@ -200,7 +200,9 @@ class TreeDecoderGraph(DecoderGraph):
     """A decoder step whose rows see the rows that their bits name."""
 
     def declare_more(self) -> None:
+        """The bits of the rows that each row sees."""
         self.w.inputs.append(TensorInfo(names.VISIBLE, "int64", ("B", "S", "W")))
 
     def attention_extras(self) -> list[str]:
+        """They go to every layer."""
         return [names.VISIBLE]
