@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mtp_models import Loop
 
 from farthing.export import export
 from farthing.export.checkpoint import open_checkpoint
 from farthing.export.checkpoint.mtp_adapter import open_adapter
 from farthing.models.blocks import KVCache
-from farthing.models.decoder import Decoder
 from farthing.models.mtp import MtpAdapter, MtpDecoder, quadratic_rows
 from farthing.models.mtp_decoding import decode
 from farthing.plugins import library_path
 from farthing.runtime import tensors as names
 from farthing.runtime.bundle import Bundle, open_bundle
-from mtp_models import Loop
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "mtp"
@@ -89,15 +88,19 @@ def test_base_logits_are_changed_by_an_ungated_adapter_alone(recipe: Any, model:
 
     def logits(gated: bool) -> torch.Tensor:
         checkpoint = open_checkpoint(FOLDER / "model")
-        return MtpDecoder(checkpoint, model.adapter, gated=gated).step(
-            ids,
-            KVCache.empty(checkpoint.config, ids.shape[1]),
-            torch.tensor([0]),
-            positions=positions[None],
-            visible=visible,
-            mask_rows=torch.arange(len(prompt), ids.shape[1]),
-            logit_rows=torch.arange(len(prompt))[None],
-        ).logits
+        return (
+            MtpDecoder(checkpoint, model.adapter, gated=gated)
+            .step(
+                ids,
+                KVCache.empty(checkpoint.config, ids.shape[1]),
+                torch.tensor([0]),
+                positions=positions[None],
+                visible=visible,
+                mask_rows=torch.arange(len(prompt), ids.shape[1]),
+                logit_rows=torch.arange(len(prompt))[None],
+            )
+            .logits
+        )
 
     plain = model.forward(torch.tensor([prompt]), KVCache.empty(model.config, 60), torch.tensor([0])).logits
     assert float((logits(True) - plain).abs().max()) <= 2e-5
@@ -131,5 +134,9 @@ def test_committed_cache_is_that_of_plain_decoding(recipe: Any, bundle: Bundle) 
 
 def test_shared_table_is_on_disk_once(bundle: Bundle) -> None:
     """0.6 M base and 0.18 M adapter weights in float32, and little else."""
-    size = sum((bundle.path / f).stat().st_size for e in bundle.manifest["graphs"].values() for f in {e["file"], *e["data"]} - {f"graphs/{names.MTP_STEP}.onnx.data"})
+    size = sum(
+        (bundle.path / f).stat().st_size
+        for e in bundle.manifest["graphs"].values()
+        for f in {e["file"], *e["data"]} - {f"graphs/{names.MTP_STEP}.onnx.data"}
+    )
     assert size < 500_000
