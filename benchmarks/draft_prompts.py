@@ -4,10 +4,11 @@ from __future__ import annotations
 
 KINDS = ("code", "json", "quotes", "prose", "random")
 
-_CODE = [
-    '''class Stack:
-    """A last-in, first-out stack."""
+def _chat(text: str) -> str:
+    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
+
+_STACK = '''class Stack:
     def __init__(self):
         self.items = []
 
@@ -19,45 +20,58 @@ _CODE = [
             raise IndexError("pop from an empty stack")
         return self.items.pop()
 
+    def peek(self):
+        if not self.items:
+            raise IndexError("peek at an empty stack")
+        return self.items[-1]
 
-class Queue:
-    """A first-in, first-out queue."""
+    def is_empty(self):
+        return len(self.items) == 0
+'''
+_SHAPES = """import math
 
-    def __init__(self):
-        self.items = []
 
-    def push(self, item):
-''',
+def area_of_square(side):
+    if side < 0:
+        raise ValueError("side is negative")
+    return side * side
+
+
+def area_of_circle(radius):
+    if radius < 0:
+        raise ValueError("radius is negative")
+    return math.pi * radius * radius
+
+
+def area_of_triangle(base, height):
+    if base < 0:
+        raise ValueError("base is negative")
+    if height < 0:
+        raise ValueError("height is negative")
+"""
+_CODE = [
+    _chat(f"Add a docstring to each method of this class and print the whole class:\n\n```python\n{_STACK}```"),
+    _SHAPES,
     """#include <stdio.h>
 
-int add(int a, int b) {
-    return a + b;
+struct point { int x; int y; };
+
+static int min(int a, int b) {
+    if (a < b) {
+        return a;
+    }
+    return b;
 }
 
-int subtract(int a, int b) {
-    return a - b;
+static int max(int a, int b) {
+    if (a > b) {
+        return a;
+    }
+    return b;
 }
 
-int multiply(int a, int b) {
-    return a * b;
-}
-
-int main(void) {
-    printf("%d\\n", add(1, 2));
-    printf("%d\\n", subtract(1, 2));
-""",
-    """import unittest
-
-from shapes import area_of_square, area_of_circle, area_of_triangle
-
-
-class TestShapes(unittest.TestCase):
-    def test_area_of_square(self):
-        self.assertEqual(area_of_square(1), 1)
-        self.assertEqual(area_of_square(2), 4)
-
-    def test_area_of_circle(self):
-""",
+static int clamp(int value, int low, int high) {
+    if (value""",
 ]
 
 _JSON = [
@@ -99,10 +113,6 @@ _MINUTES = (
     "a failure. Mr. Brandt asked whether the spare parts had been ordered, and Ms. Adler answered that they would arrive in May. The "
     "committee decided to open the pump station on the first of June and to invite the mayor to the ceremony."
 )
-
-
-def _chat(text: str) -> str:
-    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 _QUOTES = [

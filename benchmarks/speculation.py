@@ -49,7 +49,7 @@ def measure(
     asked = prompts(bundle, kinds, 49152)
     try:
         for peer, draft in jobs:
-            path = space.converted(PEERS[peer], precision, model)
+            path = bundle if peer == "farthing" else space.converted(PEERS[peer], precision, model)
             workers[peer, draft] = Worker(space.interpreter(PEERS[peer]), peer, path, precision, 1, 1024, draft)
         results: dict[str, Any] = {}
         for kind, all_ids in asked.items():
