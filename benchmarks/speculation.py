@@ -21,7 +21,8 @@ from typing import Any
 from _peers.driver import Worker, WorkerError
 from _peers.prepare import Workspace, machine
 from _peers.registry import PEERS
-from draft_prompts import KINDS, random_ids, texts
+
+from farthing.calibration.draft_prompts import KINDS, random_ids, texts
 
 NEW = 128
 PLAIN = "farthing", "none"

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from draft_prompts import KINDS, random_ids, texts
 from golden_prompts import PROMPTS
 
 import farthing
+from farthing.calibration.draft_prompts import KINDS, random_ids, texts
 
 NEW, COUNT, TIE = 128, 50, 1e-3
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import RequestError, found_wanted
 from .options import open_bundle_for
 
 HELP = """Measure a bundle: opening, prefill, decoding, memory, and what the runtime adds to the model.
@@ -20,10 +22,13 @@ Examples:
   farthing bench bundle
   farthing bench bundle --prompt-tokens 512 --new-tokens 64 --threads 2
   farthing bench bundle --json
+  farthing bench bundle --draft all --plot drafts.png
 
 \b
 Tokens per CPU-second (all cores' time together) is the figure to compare: other programs on the machine hardly move it, while
 wall time is shown beside it as information. The median of --runs is given, after one run that is not counted.
+--draft all (or names, with commas) measures guessing ahead instead: tokens per CPU-second by drafter and kind of text (code, JSON, quotes,
+prose, random ids), against plain decoding of the same prompts, and whether the ids are the same.
 "Outside" is wall time per pass that is not spent in ONNX Runtime: sampling, callbacks, bookkeeping.
 """
 
@@ -39,12 +44,28 @@ wall time is shown beside it as information. The median of --runs is given, afte
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Counted runs.")
 @click.option("--threads", type=int, default=1, show_default=True, help="0 = all cores.")
 @click.option("--no-native", is_flag=True, help="Portable mode, without our kernels.")
+@click.option("--draft", help="Measure guessing ahead: all, or names such as lookup,auto.")
+@click.option("--plot", type=click.Path(), help="With --draft: also draw it, to this .png or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
 def bench_command(
-    bundle: str, prompt_tokens: int, new_tokens: int, runs: int, threads: int, no_native: bool, as_json: bool
+    bundle: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    runs: int,
+    threads: int,
+    no_native: bool,
+    draft: str | None,
+    plot: str | None,
+    as_json: bool,
 ) -> None:
+    """The command itself; its help is HELP."""
+    if draft is not None:
+        _bench_drafts(bundle, draft, new_tokens, runs, threads, no_native, plot, as_json)
+        return
+    if plot is not None:
+        raise RequestError(found_wanted("--plot", "given without --draft", "only with it", "give --draft all"))
     start = time.perf_counter()
-    with open_bundle_for(bundle, threads, prompt_tokens + new_tokens, no_native) as runtime:
+    with open_bundle_for(bundle, threads, prompt_tokens + new_tokens, no_native, draft="none") as runtime:
         opened = time.perf_counter() - start
         prompt = _prompt(runtime.vocab_size, prompt_tokens)
         samples = [
@@ -67,6 +88,36 @@ def bench_command(
             "load_average": os.getloadavg()[0],
         }
     click.echo(json.dumps(result) if as_json else _table(result))
+
+
+def _bench_drafts(
+    bundle: str, draft: str, new_tokens: int, runs: int, threads: int, no_native: bool, plot: str | None, as_json: bool
+) -> None:
+    from ..calibration.draft_speed import draft_table, drafts_of, measure_drafts, plot_drafts
+
+    with open_bundle_for(bundle, threads, None, no_native, draft="none") as runtime:
+        names = drafts_of(runtime) if draft == "all" else draft.split(",")
+        before = set(_costs(bundle))
+        runtime.tune()  # else every change of drafter would measure again
+        tuned = set(_costs(bundle)) - before
+        with click.progressbar(length=1, label="decoding", file=sys.stderr) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            try:
+                results = measure_drafts(runtime, names, new_tokens=new_tokens, rounds=runs, progress=show)
+            finally:
+                for path in tuned:  # a measurement does not change how the bundle runs afterwards
+                    path.unlink()
+    if plot is not None:
+        plot_drafts(results, Path(plot), f"{Path(bundle).name}, {threads or 'all'} thread(s)")
+    click.echo(json.dumps([r.as_json() for r in results]) if as_json else draft_table(results))
+
+
+def _costs(bundle: str) -> list[Path]:
+    return list(Path(bundle, "compiled", "costs").glob("*.json"))
 
 
 def _prompt(vocab: int, count: int) -> list[int]:

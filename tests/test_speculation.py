@@ -10,11 +10,14 @@ from typing import Any
 import gam_models
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mtp_models import random_adapter
 
 import farthing
+from farthing.calibration.draft_prompts import KINDS
+from farthing.cli.main import cli
 from farthing.errors import BundleError, FarthingError, RequestError
 from farthing.export import export
 from farthing.export.checkpoint import open_checkpoint
@@ -363,3 +366,15 @@ def test_sampled_texts_are_distributed_as_without_drafts(small: Path) -> None:
         assert chi_square(plain_texts, texts(runtime, range(draws, 2 * draws))) < 1
         runtime.speculate(Oracle(favourite), Yes(), rows=3, costs=FLAT)  # and the test can fail
         assert chi_square(plain_texts, texts(runtime, range(draws, 2 * draws))) > 1
+
+
+def test_bench_measures_drafters_by_kind(model: Any, tmp_path: Path) -> None:
+    plot = tmp_path / "drafts.png"
+    arguments = ["bench", str(model.bundle.path), "--draft", "lookup", "--new-tokens", "12", "--runs", "1"]
+    done = CliRunner().invoke(cli, [*arguments, "--plot", str(plot), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {(r["draft"], r["kind"]) for r in found} == {(d, k) for d in ("none", "lookup") for k in KINDS}
+    assert all(r["same"] and r["tokens_per_pass"] >= 1 for r in found)
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+    assert not list(model.bundle.path.glob("compiled/costs/*.json"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 KINDS = ("code", "json", "quotes", "prose", "random")
 
+
 def _chat(text: str) -> str:
     return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
-_STACK = '''class Stack:
+_STACK = """class Stack:
     def __init__(self):
         self.items = []
 
@@ -27,7 +28,7 @@ _STACK = '''class Stack:
 
     def is_empty(self):
         return len(self.items) == 0
-'''
+"""
 _SHAPES = """import math
 
 
