@@ -9,13 +9,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from mtp_models import Loop, random_adapter, session
+from rtx import needs_rtx, rtx  # noqa: F401
 
 import tiny
+from farthing.cli.compile import compile_command
 from farthing.errors import RequestError, VerificationError
 from farthing.export import export
 from farthing.export.checkpoint import Checkpoint, open_checkpoint
 from farthing.export.checkpoint.mtp_adapter import save_adapter
+from farthing.export.compile.profiles import Ranges, profiles
 from farthing.export.graph.mtp import _StepGraph
 from farthing.models.blocks import KVCache
 from farthing.models.decoder import Decoder
@@ -172,6 +176,33 @@ def test_fewer_masks_than_trained_and_float16(tied: Checkpoint, tmp_path: Path) 
         == loop.greedy(PROMPT, 12)
         == decode(MtpDecoder(tied, adapter.limited(2), storage="float16"), PROMPT, 12).ids
     )
+
+
+def test_profiles_of_engines(tied: Checkpoint, tmp_path: Path) -> None:
+    """Words follow the rows, and a pass that verifies may have masks, whose rows want no logits."""
+    bundle, _, _ = exported(tied, tmp_path)
+    made = {
+        p["name"]: p["shapes"]
+        for p in profiles("mtp_step", bundle.manifest["graphs"]["mtp_step"], Ranges(512, 256, (8,)))
+    }
+    assert list(made) == ["decode", "prefill", "tree8"]
+    assert [r[1:] for r in made["prefill"]["visible"]] == [[1, 1], [256, 4], [256, 4]]
+    assert made["decode"]["mask_rows"] == [[0], [0], [0]] and made["tree8"]["mask_rows"] == [[0], [4], [8]]
+    assert [r[1] for r in made["tree8"]["logit_rows"]] == [1, 8, 8]
+    assert profiles("mtp_draft_chain", bundle.manifest["graphs"]["mtp_draft_chain"], Ranges(512, 256, (8,))) == [
+        {"name": "decode", "shapes": {}}
+    ]
+
+
+@needs_rtx
+@pytest.mark.usefixtures("rtx")
+def test_engines_are_built(tied: Checkpoint, tmp_path: Path) -> None:
+    """TensorRT-RTX takes both graphs, passes without masks and with them."""
+    bundle, _, _ = exported(tied, tmp_path)
+    arguments = [str(bundle.path), "--target", "tensorrt-rtx", "--sm", "86", "--tree", "8", "--json"]
+    result = CliRunner().invoke(compile_command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert set(json.loads(result.stdout)["graphs"]) == {"mtp_step", "mtp_draft_chain"}
 
 
 def test_vectors_hold_the_drafts(tied: Checkpoint, tmp_path: Path) -> None:

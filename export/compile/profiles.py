@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import RequestError, found_wanted
+from ...plugins.cached_attention.visible import words
 
 TREE_BUCKETS = (8, 16, 32, 64)
 """Rows of verification passes that get a profile, for procedures that verify drafts."""
@@ -61,14 +62,18 @@ class Ranges:
             "C": (self.capacity,) * 3,
             **(self.extra or {}),
         }
-        steps = {"decode": {**common, "S": (1, 1, 1), "R": (1, 1, 1)}}
+        none = (0, 0, 0)
+        steps: dict[str, dict[str, Range]] = {"decode": {"S": (1, 1, 1), "R": (1, 1, 1), "M": none}}
         if self.chunk > 1:
-            steps["prefill"] = {**common, "S": (1, self.chunk, self.chunk), "R": (1, 1, 1)}
+            steps["prefill"] = {"S": (1, self.chunk, self.chunk), "R": (1, 1, 1), "M": none}
         low = 2
         for rows in self.tree:
-            steps[f"tree{rows}"] = {**common, "S": (low, rows, rows), "R": (low, rows, rows)}
+            steps[f"tree{rows}"] = {"S": (low, rows, rows), "R": (low, rows, rows), "M": (0, rows // 2, rows)}
             low = rows + 1
-        return steps
+        for sizes in steps.values():
+            low, best, high = (words(n) for n in sizes["S"])
+            sizes["W"] = (low, best, high)
+        return {name: {**sizes, **common} for name, sizes in steps.items()}
 
 
 def profiles(name: str, graph: Mapping[str, Any], ranges: Ranges) -> list[dict[str, Any]]:
@@ -77,7 +82,10 @@ def profiles(name: str, graph: Mapping[str, Any], ranges: Ranges) -> list[dict[s
     Inputs of fixed size are left out. Raises RequestError for a symbol without a range.
     """
     made: list[dict[str, Any]] = []
+    symbols = {d for tensor in graph["inputs"] for d in tensor["shape"]}
     for step, sizes in ranges.checked().steps().items():
+        if "M" in symbols and sizes["M"][2]:  # masks are rows that want no logits
+            sizes["R"] = (1, *sizes["R"][1:])
         shapes = {}
         for tensor in graph["inputs"]:
             if any(isinstance(d, str) and d not in PINNED for d in tensor["shape"]):
