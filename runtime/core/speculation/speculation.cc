@@ -12,6 +12,9 @@ namespace {
 // A gain below this is not worth a draft: estimates of chances are no better.
 constexpr double kMargin = 0.02;
 
+// Weight of the newest measurement of what a proposal takes.
+constexpr double kProposalShare = 1.0 / 16;
+
 class Stopwatch {
  public:
   explicit Stopwatch(double& total) : total_(total) {}
@@ -77,7 +80,13 @@ std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_
   const DraftLimits limits{std::min({options_.nodes, slots - 1, branches_ ? options_.nodes : room}),
                            std::min(options_.depth, room), branches_};
   if (limits.nodes < 1 || limits.depth < 1) return {};
-  drafter_->propose(limits, draft_);
+  const double before = stats_.draft_seconds;
+  {
+    const Stopwatch watch(stats_.draft_seconds);
+    drafter_->propose(limits, draft_);
+  }
+  drafting_ = stats_.draft_seconds - before;
+  if (draft_.size() > 0) proposal_ += (drafting_ - proposal_) * (proposal_ > 0 ? kProposalShare : 1);
   check_draft(draft_, limits, drafter_->name());
   if (options_.always || !cost_.known()) return choice_.all(draft_);
   const auto nodes = choice_.choose(draft_, kMargin, [&](std::int64_t rows) { return cost_.relative(rows, past); });
@@ -90,12 +99,15 @@ std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_
 
 const Plan& Speculation::plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room,
                               std::int64_t slots) {
-  const Stopwatch watch(stats_.draft_seconds);
   slots = std::min(slots, most_rows_);
-  drafter_->observe(added);
+  drafting_ = 0;
+  {
+    const Stopwatch watch(stats_.draft_seconds);
+    drafter_->observe(added);
+  }
   plan_.set(added.back(), draft_, chosen(past, room, slots));
   if (masks_ > 0) add_masks(past, room, slots);
-  relative_ = cost_.relative(static_cast<std::int64_t>(plan_.all_rows()), past);
+  relative_ = cost_.relative(static_cast<std::int64_t>(plan_.all_rows()), past) + in_passes(drafting_, past);
   return plan_;
 }
 
@@ -121,9 +133,10 @@ void Speculation::add_masks(std::int64_t past, std::int64_t room, std::int64_t s
     std::stable_sort(masked_.begin(), masked_.end(), [this](std::int32_t a, std::int32_t b) {
       return stops_[static_cast<std::size_t>(a)] > stops_[static_cast<std::size_t>(b)];
     });
+    const double proposal = in_passes(proposal_, past);
     std::size_t taken = 0;
     for (std::int64_t all = rows; taken < masked_.size(); ++taken, all += count) {
-      const double worth = stops_[static_cast<std::size_t>(masked_[taken])] * drafter_->worth();
+      const double worth = stops_[static_cast<std::size_t>(masked_[taken])] * (drafter_->worth() - proposal);
       const bool pays = options_.masks == SpeculationOptions::Masks::all || options_.always || !cost_.known() ||
                         worth > cost(all + count) - cost(all);
       if (!pays || all + count > slots) break;

@@ -28,7 +28,7 @@ struct SpeculationStats {
 };
 
 // Keeps the account of what drafts have cost and brought, in units of plain passes. A draft that brings nothing costs
-// T(rows)/T(1) - 1. What was lost may never exceed 1 + 1% of the passes so far, and a credit of at most 8 passes can be gathered by
+// T(rows)/T(1) - 1, and the time it took to make. What was lost may never exceed 1 + 1% of the passes so far, and a credit of at most 8 passes can be gathered by
 // winning; beyond that no draft runs until plain passes have paid. So on a text where every guess is wrong, decoding is at most
 // 1% + one pass slower than plain, by the measured cost.
 class Guard {
@@ -65,6 +65,10 @@ class Speculation {
   const Acceptor& acceptor() const { return *acceptor_; }
 
  private:
+  // Seconds in units of a pass of one row.
+  double in_passes(double seconds, std::int64_t past) const {
+    return cost_.known() ? seconds / cost_.seconds(1, past) : 0;
+  }
   std::span<const std::int32_t> chosen(std::int64_t past, std::int64_t room, std::int64_t slots);
   void add_masks(std::int64_t past, std::int64_t room, std::int64_t slots);
 
@@ -81,8 +85,9 @@ class Speculation {
   Guard guard_;
   SpeculationStats stats_;
   std::vector<std::int32_t> path_, masked_;
-  std::vector<float> stops_;  // of each row, the probability that the text stops there
-  double relative_ = 1;
+  std::vector<float> stops_;            // of each row, the probability that the text stops there
+  double relative_ = 1;                 // cost of the pass that was planned, with its draft, in passes of one row
+  double drafting_ = 0, proposal_ = 0;  // seconds: of this pass's draft, and of a draft in the mean
 };
 
 }  // namespace farthing
