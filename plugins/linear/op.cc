@@ -1,48 +1,37 @@
 // ONNX Runtime face of farthing::Linear. A constant weight is packed once, when the session is made; the file's pages are then
 // given back, so that the weights are in memory once. A weight that is computed in the graph is packed at every call.
-#include <algorithm>
 #include <atomic>
 
-#include "../native/large_pages.h"
 #include "../native/ort_op.h"
 #include "kernel.h"
+#include "packed.h"
 
 namespace farthing {
 namespace {
 
 constexpr const char* kOp = "Linear";
-constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
 
-// All packed weights of the process. While they are fewer than this, they stay in the L3 of a small processor from step to step.
+// While all packed weights of the process are fewer than this, they stay in the L3 of a small processor from step to step.
 constexpr std::size_t kCachedBytes = std::size_t{16} << 20;
+// Never destroyed: sessions may outlive this library's statics.
+PackedWeights& packed_weights = *new PackedWeights;
 std::atomic<std::size_t> packed_bytes{0};
 
 struct LinearKernel : ort::Kernel<LinearKernel> {
-  std::shared_ptr<void> packed;  // null: the weight is no constant
-  std::size_t bytes = 0;         // of packed
+  std::shared_ptr<const void> packed;  // null: the weight is no constant
 
   LinearKernel(const LinearKernel&) = delete;
-  ~LinearKernel() { packed_bytes -= bytes; }
+  ~LinearKernel() {
+    packed.reset();
+    packed_bytes = packed_weights.bytes();
+  }
 
   explicit LinearKernel(const OrtKernelInfo* info) {
     const ort::View weight = ort::constant_input(info, 1);
     if (weight.data == nullptr || !is_weight(weight)) return;  // compute() says what is wrong with it
-    const bool half = weight.type == ort::kHalf;
     const auto n = static_cast<std::size_t>(weight.dim(0)), k = static_cast<std::size_t>(weight.dim(1));
-    bytes = linear_panels(n) * linear_panel_bytes(k, half);
-    packed = large_pages(bytes);
-    packed_bytes += bytes;
-    // In pieces, each released before the next is read: at no time is more than a piece in memory twice.
-    const std::size_t piece =
-        std::max<std::size_t>(kPieceBytes / std::max<std::size_t>(linear_panel_bytes(k, half), 1), 1);
-    for (std::size_t begin = 0; begin < linear_panels(n); begin += piece) {
-      const std::size_t end = std::min(begin + piece, linear_panels(n));
-      pack_linear(weight.data, half, n, k, begin, end, packed.get());
-      const std::size_t row = k * (half ? sizeof(std::uint16_t) : sizeof(float));
-      const std::size_t last = std::min(end * kLinearPanel, n);
-      release_file_pages(static_cast<const std::byte*>(weight.data) + begin * kLinearPanel * row,
-                         (last - begin * kLinearPanel) * row);
-    }
+    packed = packed_weights.pack(weight.data, weight.type == ort::kHalf, n, k);
+    packed_bytes = packed_weights.bytes();
   }
 
   static bool is_weight(const ort::View& weight) {

@@ -78,3 +78,38 @@ def test_mapped_weights_are_given_back_unharmed(tmp_path: Path) -> None:
     assert np.array_equal(second.run(None, {"x": x})[0], want)
     assert (tmp_path / "m.data").read_bytes() == before
     np.testing.assert_allclose(want, x @ weight.T, atol=2e-3)
+
+
+def anonymous() -> int:
+    """Bytes of this process that are no pages of a file."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_equal_weights_are_packed_once(tmp_path: Path) -> None:
+    """Sessions on one file share what was packed, and it lives until the last of them."""
+    rng = np.random.default_rng(6)
+    weight, x = rng.standard_normal((4096, 4096)).astype(np.float32), rng.standard_normal((2, 4096)).astype(np.float32)
+    sessions = [session(weight, tmp_path)]
+    before = anonymous()
+    sessions += [session(weight, tmp_path) for _ in range(3)]
+    assert anonymous() - before < weight.nbytes / 4
+    want = sessions[0].run(None, {"x": x})[0]
+    del sessions[:3]
+    assert np.array_equal(sessions[0].run(None, {"x": x})[0], want)
+
+
+def test_weights_that_differ_in_one_value_are_not_shared() -> None:
+    """Neither in the last value, nor by sign of zero."""
+    rng = np.random.default_rng(7)
+    weight = rng.standard_normal((515, 257)).astype(np.float32)
+    weight[7, 7] = 0.0
+    first = session(weight)
+    for row, column, value in ((514, 256, 9.0), (300, 100, -9.0), (7, 7, -0.0)):
+        other = weight.copy()
+        other[row, column] = value
+        x = np.zeros((1, 257), np.float32)
+        x[0, column] = 1.0
+        found = session(other).run(None, {"x": x})[0]
+        assert found[0, row] == value and (value == 0 or first.run(None, {"x": x})[0][0, row] != value)
