@@ -16,6 +16,7 @@ from ..errors import RequestError, found_wanted
 from ..models.config import DecoderConfig
 from ..runtime.bundle import BundleWriter
 from ..runtime.bundle.read import sha256_of
+from ..runtime.mask_feeds import causal_feeds
 from ..runtime.tensors import MTP_DRAFT_CHAIN, MTP_STEP
 from .checkpoint import Checkpoint, TokenizerFiles, open_checkpoint
 from .checkpoint.mtp_adapter import open_adapter
@@ -24,7 +25,7 @@ from .graph import GraphWriter, Progress, no_progress
 from .graph.mtp import write_draft_chain, write_mtp_step
 from .recipe_types import ExportResult, Recipe
 from .vectors import check_against_reference, record_decoder
-from .vectors.mtp import causal_feeds, check_drafts, record_drafts
+from .vectors.mtp import check_drafts, record_drafts
 
 
 def export_mtp(

@@ -23,6 +23,8 @@ from ..errors import BundleError, RequestError, found_wanted
 from ..plugins import library_path
 from .bundle import Bundle
 from .stepper import Stepper
+from .tensors import MTP_DRAFT_CHAIN
+from .verify_drafts import draft_failure
 
 TOLERANCE = 2e-4
 """Largest allowed difference of a logit, times the largest logit where that exceeds 1: machines differ in the order of sums only.
@@ -70,17 +72,21 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """All cases on one engine, ``bodies``, ``kernels`` or ``kernels-int8``. ``steps`` counts compared choices."""
+    """All cases on one engine, ``bodies``, ``kernels`` or ``kernels-int8``. ``steps`` counts compared choices.
+
+    ``drafts`` says what is wrong with the drafts of an mtp bundle; None where they hold or there are none.
+    """
 
     engine: str
     cases: list[CaseResult]
     steps: int
     seconds: float
+    drafts: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether every case holds."""
-        return all(case.ok for case in self.cases)
+        """Whether every case holds, and every draft."""
+        return self.drafts is None and all(case.ok for case in self.cases)
 
     def failure(self) -> str | None:
         """The house sentence about the first case that does not hold, or None."""
@@ -107,7 +113,7 @@ class EngineResult:
                     "the recorded one, which won clearly",
                     fix,
                 )
-        return None
+        return None if self.drafts is None else f"by {self.engine}: {self.drafts}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``farthing verify --json``."""
@@ -230,7 +236,11 @@ def verify_vectors(
         allowed = max(tolerance, ROUNDED_TOLERANCE) if engine == ROUNDED else tolerance
         checked = [result for group in groups for result in _replay(session, bundle, group, allowed)]
         steps = sum(len(c.greedy_ids) for c in cases)
-        results.append(EngineResult(engine, checked, steps, time.perf_counter() - start))
+        drafts = None
+        if "mtp" in bundle.manifest:
+            chain = open_session(str(bundle.graph(MTP_DRAFT_CHAIN)), session_options(bundle, engine, threads))
+            drafts = draft_failure(bundle, session, chain, allowed)
+        results.append(EngineResult(engine, checked, steps, time.perf_counter() - start, drafts))
     return results, skipped
 
 

@@ -9,10 +9,10 @@ import onnxruntime
 import torch
 
 from farthing.export.checkpoint import Checkpoint
-from farthing.export.vectors.mtp import causal_feeds, mask_feeds
 from farthing.models.mtp import MtpAdapter, MtpConfig
 from farthing.runtime import tensors as names
 from farthing.runtime.bundle import Bundle
+from farthing.runtime.mask_feeds import causal_feeds, mask_feeds
 
 
 def random_adapter(checkpoint: Checkpoint, *, masks: int = 3, rank: int = 4, **config: object) -> MtpAdapter:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +18,7 @@ from rtx import needs_rtx, rtx  # noqa: F401
 
 import tiny
 from farthing.cli.compile import compile_command
-from farthing.errors import RequestError, VerificationError
+from farthing.errors import BundleError, RequestError, VerificationError
 from farthing.export import export
 from farthing.export.checkpoint import Checkpoint, open_checkpoint
 from farthing.export.checkpoint.mtp_adapter import save_adapter
@@ -26,7 +29,8 @@ from farthing.models.decoder import Decoder
 from farthing.models.mtp import MtpDecoder, quadratic_rows
 from farthing.models.mtp_decoding import decode
 from farthing.plugins import library_path
-from farthing.runtime.bundle import open_bundle
+from farthing.runtime.bundle import Bundle, open_bundle
+from farthing.runtime.verify import verify_vectors
 
 PROMPT = [5, 77, 12, 140, 33, 9, 201]
 FAMILIES = ("llama-tied", "llama-bias", "qwen3")
@@ -213,6 +217,45 @@ def test_vectors_hold_the_drafts(tied: Checkpoint, tmp_path: Path) -> None:
         assert case["prompt_ids"] == drafts["prompt_ids"] and case["greedy_ids"][0] == drafts["first_id"]
         assert len(drafts["draft_ids"]) == len(drafts["chances"]) == 3
         assert loop.greedy(case["prompt_ids"], 4) == case["greedy_ids"][:4]
+
+
+def damaged(bundle: Bundle, change: Callable[[list[dict[str, Any]]], None]) -> Bundle:
+    """With other recorded drafts, and hashes that fit."""
+    path = bundle.path / "vectors" / "mtp_step.json"
+    recorded = json.loads(path.read_text())
+    change(recorded["drafts"])
+    path.write_text(json.dumps(recorded))
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["files"]["vectors/mtp_step.json"] = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+    }
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    return open_bundle(bundle.path)
+
+
+def test_verify_replays_the_drafts(tied: Checkpoint, tmp_path: Path) -> None:
+    """On every engine; a latent or a probability that is another one is found."""
+    bundle, _, _ = exported(tied, tmp_path)
+    assert all(result.ok for result in verify_vectors(bundle)[0])
+
+    def latent(drafts: list[dict[str, Any]]) -> None:
+        drafts[2]["latents"]["values"][3] += 0.05
+
+    def chance(drafts: list[dict[str, Any]]) -> None:
+        drafts[2]["latents"]["values"][3] -= 0.05
+        drafts[1]["chances"][0] += 0.05
+
+    for change, message in ((latent, "mask's latent from the recorded one, draft 2"), (chance, "probability, draft 1")):
+        for result in verify_vectors(damaged(bundle, change))[0]:
+            assert not result.ok and message in str(result.failure())
+
+
+@pytest.mark.parametrize("field", ["draft_ids", "chances", "latents", "prompt_ids"])
+def test_unusable_drafts_are_refused(tied: Checkpoint, tmp_path: Path, field: str) -> None:
+    bundle, _, _ = exported(tied, tmp_path)
+    with pytest.raises(BundleError, match="drafts of .* is unusable"):
+        verify_vectors(damaged(bundle, lambda drafts: drafts[0].update({field: [1, 999]})))
 
 
 def test_a_wrong_graph_is_not_committed(tied: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

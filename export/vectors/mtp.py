@@ -14,9 +14,9 @@ import numpy as np
 
 from ...errors import VerificationError, found_wanted
 from ...models.config import DecoderConfig
-from ...plugins.cached_attention.visible import block_positions, block_sees, pack_rows
 from ...runtime import tensors as names
-from ...runtime.plain_feeds import plain_feeds
+from ...runtime.mask_feeds import causal_feeds, mask_feeds
+from ...runtime.verify_drafts import CHANCE_TOLERANCE
 from ..checkpoint.base import Checkpoint
 from .check import TOLERANCE
 from .record import decimal, open_graph
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from ...models.mtp import MtpAdapter
 
 _SAMPLES = 32
-CHANCE_TOLERANCE = 2e-3
-"""Largest difference of two probabilities of a drafted token; drafts may differ where the two best are closer than that."""
-
-
-def causal_feeds(batch: int, rows: int) -> dict[str, np.ndarray]:
-    """Inputs of a pass of mtp_step without masks."""
-    return plain_feeds((names.VISIBLE, names.MASK_ROWS), batch, rows)
 
 
 @dataclass(frozen=True)
@@ -77,18 +70,6 @@ class Drafts:
                 }
             )
         return rows
-
-
-def mask_feeds(real: int, masks: int, past: np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs of a quadratic pass over ``real`` rows a sequence that its ids do not say; past int64 [B]."""
-    batch, size = len(past), real * (1 + masks)
-    return {
-        names.POSITIONS: past[:, None] + block_positions(real, masks),
-        names.PAST_LEN: past,
-        names.VISIBLE: np.repeat(pack_rows(block_sees(real, masks)[None]), batch, axis=0),
-        names.MASK_ROWS: (np.arange(batch)[:, None] * size + np.arange(real, size)).ravel(),
-        names.LOGIT_ROWS: np.repeat(np.arange(real)[None], batch, axis=0),
-    }
 
 
 def record_drafts(step: Path, chain: Path, config: DecoderConfig, masks: int, prompts: list[list[int]]) -> Drafts:
