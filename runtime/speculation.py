@@ -17,9 +17,9 @@ import numpy as np
 
 from ..errors import RequestError, found_wanted
 
-DRAFTS = ("none", "tuned", "auto", "lookup", "aded", "mtp")
+DRAFTS = ("none", "tuned", "auto", "lookup", "aded", "mtp", "ftp")
 """Names for ``draft``: plain decoding; ``auto`` where `farthing tune` has measured this machine, else none; the best guess of all that
-the bundle can make; prompt lookup; the tri-gram table of ADED; mask tokens and sampler head of a bundle of `farthing export mtp`."""
+the bundle can make; prompt lookup; the tri-gram table of ADED; mask tokens and sampler head of a bundle of `farthing export mtp`; the further steps of one of `farthing export ftp`."""
 
 Draft = tuple[list[int], list[int], list[float]]
 """(ids, parents, chances) of the nodes: parents[i] < i, or -1 for the newest token; chances in [0, 1]."""

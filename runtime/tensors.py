@@ -71,6 +71,15 @@ MTP_STEP = "mtp_step"
 MTP_DRAFT_CHAIN = "mtp_draft_chain"
 """Name of the graph of its sampler head, and stem of its file."""
 
+ROW_LATENTS = "row_latents"
+"""float32 [B,R,L]: what a draft needs of each wanted row; in the graph of the draft [B,L], of the row that said first_token."""
+
+FTP_STEP = "ftp_step"
+"""Name of the step graph of a model with future token prediction, and stem of its file."""
+
+FTP_DRAFT_CHAIN = "ftp_draft_chain"
+"""Name of the graph of its drafts, and stem of its file."""
+
 DECODER = "decoder"
 """Name of the graph of a plain decoder in the manifest, and stem of its file."""
 

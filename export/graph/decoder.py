@@ -34,7 +34,7 @@ def write_decoder(
 
 
 class DecoderGraph:
-    """Writes a decoder step. A method that adds to it overrides the hooks: `declare_more`, `embed`, `attention_extras`, `adapt`, `finish`."""
+    """Writes a decoder step. A method that adds to it overrides the hooks: `declare_more`, `embed`, `attention_extras`, `adapt`, `head`, `finish`."""
 
     def __init__(self, writer: GraphWriter, checkpoint: Checkpoint, dtype: str, progress: Progress) -> None:
         self.w = writer
@@ -51,7 +51,7 @@ class DecoderGraph:
         normed = self._begin()
         for layer in range(self.config.layers):
             normed = self._layer(layer, normed)
-        self._head(normed)
+        self.head(normed)
         self.finish(normed)
         self.w.save()
 
@@ -150,8 +150,8 @@ class DecoderGraph:
         following = "final" if last else f"layers.{i + 1}.attn_in"
         return self._add_norm(p + "attended_stream", down, norm, following, names.HIDDEN.format(i + 1))
 
-    def _head(self, normed: str) -> None:
-        """Logits of the wanted rows only: the head is the largest matrix, and prefill wants one row of it."""
+    def head(self, normed: str) -> None:
+        """Hook: logits of the wanted rows only: the head is the largest matrix, and prefill wants one row of it."""
         self.w.node("Unsqueeze", [names.LOGIT_ROWS, "last_axis"], ["logit_row_index"])
         self.w.node("GatherND", [normed, "logit_row_index"], ["wanted_rows"], batch_dims=1)
         if not self.config.tied_head:

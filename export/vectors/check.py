@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,21 +10,26 @@ from ...errors import VerificationError, found_wanted
 from ..checkpoint.base import Checkpoint
 from .record import NEW_TOKENS, Recording
 
+if TYPE_CHECKING:
+    from ...models.decoder import Decoder
+
 TOLERANCE = 2e-4
 """Largest allowed difference of two logits, times the largest logit where that exceeds 1. Both sides are float32 and differ
 in the order of sums only; measured on SmolLM2: 6e-5 where the largest logit is 14."""
 
 
-def check_against_reference(recording: Recording, checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
+def check_against_reference(
+    recording: Recording, checkpoint: Checkpoint, dtype: str, *, model: Decoder | None = None
+) -> dict[str, Any]:
     """Feed prompts and recorded ids to the reference; compare all rows that chose an id, and the choices.
 
-    One teacher-forced pass with the layers read one at a time, so memory stays at one layer. Returns ``max_abs``, ``allowed``,
+    ``model`` is the reference where it is not the plain `Decoder`. One teacher-forced pass with the layers read one at a time, so memory stays at one layer. Returns ``max_abs``, ``allowed``,
     ``rows``. Raises VerificationError naming the case and the step of the worst difference.
     """
     import torch
 
     from ...models.blocks import KVCache
-    from ...models.decoder import Decoder
+    from ...models.decoder import Decoder as PlainDecoder
 
     cases = recording.cases
     sequences = [c.prompt_ids + c.greedy_ids[:-1] for c in cases]
@@ -32,7 +37,7 @@ def check_against_reference(recording: Recording, checkpoint: Checkpoint, dtype:
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = torch.tensor(sequence)
     first = torch.tensor([len(c.prompt_ids) - 1 for c in cases])
-    model = Decoder(checkpoint, storage=dtype, lazy=True)
+    model = model or PlainDecoder(checkpoint, storage=dtype, lazy=True)
     cache = KVCache.empty(checkpoint.config, ids.shape[1], len(cases))
     rows = first[:, None] + torch.arange(NEW_TOKENS)
     past = torch.zeros(len(cases), dtype=torch.int64)

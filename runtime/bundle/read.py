@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, found_wanted
-from ..tensors import DECODER, GAM, MTP_STEP
+from ..tensors import DECODER, FTP_STEP, GAM, MTP_STEP
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -67,6 +67,8 @@ class Bundle:
         """Name of the graph that the decode loop runs."""
         if "mtp" in self.manifest:
             return MTP_STEP
+        if "ftp" in self.manifest:
+            return FTP_STEP
         return GAM if "state" in self.manifest else DECODER
 
     @property

@@ -37,12 +37,16 @@ class Backend {
   virtual bool branches() const { return false; }
   // Mask tokens that the model was trained with (ids vocab_size() + i); 0 = it has none.
   virtual std::int64_t masks() const { return 0; }
-  // D of the latents.
+  // Tokens that draft_chain() can guess; 0 = the model has no head for that.
+  virtual std::int64_t drafts() const { return 0; }
+  // Latents of row i of those of the last pass that got logits, float32 [L]; empty for models without.
+  virtual std::span<const float> row_latents(std::int64_t) { return {}; }
+  // D of the masks' latents.
   virtual std::int64_t latent_size() const { return 0; }
   // Latents of the last pass's mask rows, float32 [mask_rows, D]; valid until the next run.
   virtual std::span<const float> mask_latents() { return {}; }
-  // The tokens that the sampler head guesses behind `first` from the latents of its masks, float32 [n, D], n <= masks(), with their
-  // probabilities: n of each are written.
+  // The n <= drafts() tokens that the head guesses behind `first`, with their probabilities, from the latents of n masks, float32 [n, D],
+  // or of the row that said `first`.
   virtual void draft_chain(std::int32_t first, std::span<const float> latents, std::span<std::int32_t> ids,
                            std::span<float> chances);
   // Passes that want the logits of up to `rows` rows will come: their memory is taken now.

@@ -148,13 +148,24 @@ void read_state(const Json& manifest, const std::string& file, Bundle& bundle) {
   check_float32(manifest, file, "state.dtype");
 }
 
-void read_masks(const Json& manifest, const std::string& file, Bundle& bundle) {
-  bundle.masks = count(manifest, file, "mtp.masks");
+void read_chain(const Json& manifest, const std::string& file, const std::string& graph, Bundle& bundle) {
   bundle.hidden_size = count(manifest, file, "model.hidden_size");
-  const std::string chain = text(manifest, file, "graphs." + tensors::kMtpDraftChain + ".file");
+  const std::string chain = text(manifest, file, "graphs." + graph + ".file");
   if (!at(manifest, file, "files").contains(chain))
     bad("file '" + chain + "' used by " + file, "not in 'files'", "a listed file");
   bundle.draft_chain = bundle.path / chain;
+}
+
+void read_masks(const Json& manifest, const std::string& file, Bundle& bundle) {
+  bundle.masks = count(manifest, file, "mtp.masks");
+  bundle.drafts = bundle.masks;
+  read_chain(manifest, file, tensors::kMtpDraftChain, bundle);
+}
+
+void read_ftp(const Json& manifest, const std::string& file, Bundle& bundle) {
+  bundle.drafts = count(manifest, file, "ftp.horizon") - 1;
+  bundle.row_latents = count(manifest, file, "ftp.latent_size");
+  read_chain(manifest, file, tensors::kFtpDraftChain, bundle);
 }
 
 void read_tokenizer(const Json& manifest, const std::string& file, Bundle& bundle) {
@@ -200,10 +211,13 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
     manifest.contains("state") ? read_state(manifest, file, bundle) : read_cache(manifest, file, bundle);
     read_tokenizer(manifest, file, bundle);
 
-    const bool masked = at(manifest, file, "graphs").contains(tensors::kMtpStep);
+    const Json& graphs = at(manifest, file, "graphs");
+    const bool masked = graphs.contains(tensors::kMtpStep), ahead = graphs.contains(tensors::kFtpStep);
     if (masked) read_masks(manifest, file, bundle);
+    if (ahead) read_ftp(manifest, file, bundle);
     const std::string graph = "graphs." + (bundle.recurrent() ? tensors::kGam
                                            : masked           ? tensors::kMtpStep
+                                           : ahead            ? tensors::kFtpStep
                                                               : tensors::kDecoder);
     std::vector<std::string> used{text(manifest, file, graph + ".file")};
     bundle.graph = root / used[0];

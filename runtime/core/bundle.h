@@ -19,6 +19,8 @@ struct Bundle {
   std::int64_t state_rows = 0, state_width = 0;
   // Mask tokens that the model was trained to guess with, and the graph of its sampler head; 0 = none.
   std::int64_t masks = 0, hidden_size = 0;
+  // Tokens that the draft graph makes; L of the latents it makes them of, where these are a row's and not its masks'.
+  std::int64_t drafts = 0, row_latents = 0;
   std::filesystem::path draft_chain;
   std::optional<std::filesystem::path> tokenizer;
   std::vector<std::int32_t> eos_ids;

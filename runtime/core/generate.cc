@@ -189,7 +189,7 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
       row = child;
     }
     commit(base, path_);
-    guessing->ran(path_, backend_->mask_latents());
+    guessing->ran(path_, backend_->masks() > 0 ? backend_->mask_latents() : backend_->row_latents(row));
     if (!more) break;
   }
   if (guessing) stats.speculation = guessing->stats();

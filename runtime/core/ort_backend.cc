@@ -64,10 +64,8 @@ class OrtBackend final : public Backend {
     positions_.resize(ids_.size());
     rows_.resize(ids_.size());
     if (has_input(tensors::kVisible)) visible_.resize(ids_.size() * words(ids_.size()));
-    if (bundle.masks > 0) {
-      chain_.emplace(bundle, options);
-      mask_rows_.resize(ids_.size());
-    }
+    if (bundle.drafts > 0) chain_.emplace(bundle, options);
+    if (bundle.masks > 0) mask_rows_.resize(ids_.size());
     shapes_.reserve(kShapes);
   }
 
@@ -86,7 +84,8 @@ class OrtBackend final : public Backend {
     past_ = pass.past;
     fill_visible(pass);
     const auto masks = static_cast<std::size_t>(pass.mask_rows);
-    if (masks > (chain_ ? rows - wanted : 0)) throw Error(Status::internal, "a pass with too many masks was asked for");
+    if (masks > (bundle_.masks > 0 ? rows - wanted : 0))
+      throw Error(Status::internal, "a pass with too many masks was asked for");
     std::iota(mask_rows_.begin(), mask_rows_.begin() + static_cast<std::ptrdiff_t>(masks),
               static_cast<std::int64_t>(rows - masks));
     Shape& shape = bound(rows, wanted, masks);
@@ -102,6 +101,11 @@ class OrtBackend final : public Backend {
   }
 
   std::int64_t masks() const override { return bundle_.masks; }
+  std::int64_t drafts() const override { return bundle_.drafts; }
+  std::span<const float> row_latents(std::int64_t row) override {
+    const auto width = static_cast<std::size_t>(bundle_.row_latents);
+    return std::span<const float>(row_latents_).subspan(static_cast<std::size_t>(row) * width, width);
+  }
   std::int64_t latent_size() const override { return bundle_.hidden_size; }
   std::span<const float> mask_latents() override { return latents_; }
   void draft_chain(std::int32_t first, std::span<const float> latents, std::span<std::int32_t> ids,
@@ -181,7 +185,7 @@ class OrtBackend final : public Backend {
       if (shape.rows == rows && shape.wanted == wanted && shape.masks == masks) return shape;
     }
     const std::size_t latents = std::max<std::size_t>(masks, 1) * static_cast<std::size_t>(bundle_.hidden_size);
-    if (chain_ && mask_hidden_.size() < latents) {
+    if (bundle_.masks > 0 && mask_hidden_.size() < latents) {
       mask_hidden_.resize(latents);
       shapes_.clear();
     }
@@ -189,6 +193,10 @@ class OrtBackend final : public Backend {
     if (logits_.size() < logits) {
       logits_.resize(logits);
       shapes_.clear();  // their bindings point into the buffer that moved
+    }
+    if (const auto most = wanted * static_cast<std::size_t>(bundle_.row_latents); row_latents_.size() < most) {
+      row_latents_.resize(most);
+      shapes_.clear();
     }
     const bool prefill = rows > 1 && wanted == 1;
     auto old = std::find_if(shapes_.begin(), shapes_.end(),
@@ -206,7 +214,12 @@ class OrtBackend final : public Backend {
     bind(shape, tensors::kLogitRows, view(rows_.data(), wanted, two_wanted));
     const std::int64_t seen[] = {1, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(words(rows))};
     if (!visible_.empty()) bind(shape, tensors::kVisible, view(visible_.data(), rows * words(rows), seen));
-    if (chain_) {
+    if (bundle_.row_latents > 0) {
+      const std::int64_t latent[] = {1, static_cast<std::int64_t>(wanted), bundle_.row_latents};
+      bind_output(shape, tensors::kRowLatents,
+                  view(row_latents_.data(), wanted * static_cast<std::size_t>(bundle_.row_latents), latent));
+    }
+    if (bundle_.masks > 0) {
       const std::int64_t masked[] = {static_cast<std::int64_t>(masks)};
       const std::int64_t hidden[] = {1, static_cast<std::int64_t>(masks), bundle_.hidden_size};
       bind(shape, tensors::kMaskRows, view(mask_rows_.data(), masks, masked));
@@ -252,7 +265,7 @@ class OrtBackend final : public Backend {
   std::vector<Shape> shapes_;
   std::optional<OrtDraftChain> chain_;
   std::vector<std::int64_t> mask_rows_;
-  std::vector<float> mask_hidden_;
+  std::vector<float> mask_hidden_, row_latents_;
   std::span<const float> latents_;
   double seconds_ = 0;
 };

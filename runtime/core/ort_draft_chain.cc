@@ -14,8 +14,8 @@ OrtDraftChain::OrtDraftChain(const Bundle& bundle, const OrtOptions& options)
                  how.optimised = false;  // the compiled graph is the step's
                  return how;
                }())),
-      latents_(static_cast<std::size_t>(bundle.masks * bundle.hidden_size)),
-      chances_(static_cast<std::size_t>(bundle.masks)),
+      latents_(static_cast<std::size_t>(bundle.masks > 0 ? bundle.masks * bundle.hidden_size : bundle.row_latents)),
+      chances_(static_cast<std::size_t>(bundle.drafts)),
       draft_(chances_.size()),
       binding_(session_) {
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
@@ -31,9 +31,13 @@ OrtDraftChain::OrtDraftChain(const Bundle& bundle, const OrtOptions& options)
     values_.push_back(std::move(value));
   };
   in(tensors::kFirstToken, view(&first_, 1, {1}));
-  in(tensors::kMaskLatents, view(latents_.data(), latents_.size(), {1, bundle.masks, bundle.hidden_size}));
-  out(tensors::kDraft, view(draft_.data(), draft_.size(), {1, bundle.masks}));
-  out(tensors::kDraftChance, view(chances_.data(), chances_.size(), {1, bundle.masks}));
+  if (bundle.masks > 0) {
+    in(tensors::kMaskLatents, view(latents_.data(), latents_.size(), {1, bundle.masks, bundle.hidden_size}));
+  } else {
+    in(tensors::kRowLatents, view(latents_.data(), latents_.size(), {1, bundle.row_latents}));
+  }
+  out(tensors::kDraft, view(draft_.data(), draft_.size(), {1, bundle.drafts}));
+  out(tensors::kDraftChance, view(chances_.data(), chances_.size(), {1, bundle.drafts}));
 }
 
 void OrtDraftChain::run(std::int32_t first, std::span<const float> latents, std::span<std::int32_t> ids,

@@ -14,7 +14,7 @@ class OrtDraftChain {
  public:
   OrtDraftChain(const Bundle& bundle, const OrtOptions& options);
 
-  // Latents float32 [n, D], n <= masks; writes n ids and probabilities. The graph always makes all of them.
+  // Latents float32 [n, D] of n masks, or [L] of a row; writes n <= drafts ids and probabilities. The graph always makes all of them.
   void run(std::int32_t first, std::span<const float> latents, std::span<std::int32_t> ids, std::span<float> chances);
 
  private:

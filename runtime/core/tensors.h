@@ -26,6 +26,9 @@ inline const std::string kDraft = "draft";               // int64 [B,k]
 inline const std::string kDraftChance = "draft_chance";  // float32 [B,k]
 inline const std::string kMtpStep = "mtp_step";          // names of graphs
 inline const std::string kMtpDraftChain = "mtp_draft_chain";
+inline const std::string kRowLatents = "row_latents";  // float32 [B,R,L], [B,L]
+inline const std::string kFtpStep = "ftp_step";
+inline const std::string kFtpDraftChain = "ftp_draft_chain";
 inline const std::string kDecoder = "decoder";  // name of the graph
 inline const std::string kGam = "gam_lm";
 

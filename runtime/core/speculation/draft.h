@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -50,11 +51,11 @@ class Drafter {
   virtual void propose(const DraftLimits& limits, Draft& draft) = 0;
   // For drafters that guess with the model itself: how many mask tokens should follow a row, given what a pass of that many rows costs
   // in units of one row; 0 = none. Their latents, float32 [masks, D], of the row where the text stopped come back by latents(), which is
-  // called with nothing where that row had none.
+  // called with nothing where that row had none. Models whose rows have latents of their own give those, float32 [L].
   virtual std::int64_t masks(const std::function<double(std::int64_t)>&) { return 0; }
   virtual void latents(std::span<const float>) {}
-  // Tokens that a draft of this drafter is expected to bring.
-  virtual double worth() const { return 0; }
+  // Tokens that a draft is expected to bring, where the drafter knows; a draft that takes longer than that is left out.
+  virtual double worth() const { return std::numeric_limits<double>::infinity(); }
   // What became of the nodes that ran: `ran` of them, numbered by `nodes` (ascending, closed under parents), and those among them
   // that were accepted, `path` (a path from the root; may be empty). Called before the observe() of the tokens.
   virtual void verified(const Draft& draft, std::span<const std::int32_t> nodes,

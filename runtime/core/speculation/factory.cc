@@ -2,14 +2,19 @@
 
 #include "../error.h"
 #include "lookup.h"
-#include "mtp.h"
+#include "self_drafter.h"
 
 namespace farthing {
 
-std::string drafter_names() { return "none, auto, lookup, aded, mtp"; }
+std::string drafter_names() { return "none, auto, lookup, aded, mtp, ftp"; }
 
 std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle&, Backend& backend, const std::string&) {
-  if (name == "mtp" || (name == "auto" && backend.masks() > 0)) return std::make_shared<MtpDrafter>(backend);
+  const bool self = name == "mtp" || name == "ftp";
+  if ((name == "mtp" && backend.masks() == 0) || (name == "ftp" && (backend.drafts() == 0 || backend.masks() > 0))) {
+    refuse(Status::request, "draft", "'" + name + "' for a model without it", "a bundle of farthing export " + name,
+           "choose another draft");
+  }
+  if (self || (name == "auto" && backend.drafts() > 0)) return std::make_shared<SelfDrafter>(backend);
   if (name == "lookup" || name == "auto") return std::make_shared<LookupDrafter>(backend.capacity());
   refuse(Status::request, "draft", "'" + name.substr(0, 40) + "'", "one of " + drafter_names(), "choose one");
 }

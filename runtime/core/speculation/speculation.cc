@@ -12,6 +12,9 @@ namespace {
 // A gain below this is not worth a draft: estimates of chances are no better.
 constexpr double kMargin = 0.02;
 
+// Passes after which a drafter that was left out is asked again.
+constexpr std::int64_t kRetry = 48;
+
 // Weight of the newest measurement of what a proposal takes.
 constexpr double kProposalShare = 1.0 / 16;
 
@@ -75,11 +78,19 @@ void Speculation::begin(std::span<const std::int32_t> text) {
   drafter_->begin(text);
 }
 
+bool Speculation::worth_asking(std::int64_t past) {
+  const bool worth = options_.always || !cost_.known() || drafter_->worth() > in_passes(proposal_, past);
+  skipped_ = worth ? 0 : skipped_ + 1;
+  if (skipped_ < kRetry) return worth;
+  skipped_ = 0;
+  return true;
+}
+
 std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_t room, std::int64_t slots) {
   draft_.clear();
   const DraftLimits limits{std::min({options_.nodes, slots - 1, branches_ ? options_.nodes : room}),
                            std::min(options_.depth, room), branches_};
-  if (limits.nodes < 1 || limits.depth < 1) return {};
+  if (limits.nodes < 1 || limits.depth < 1 || !worth_asking(past)) return {};
   const double before = stats_.draft_seconds;
   {
     const Stopwatch watch(stats_.draft_seconds);
@@ -166,7 +177,7 @@ void Speculation::ran(std::span<const std::int32_t> path, std::span<const float>
     for (const std::int32_t row : path) path_.push_back(plan_.nodes()[static_cast<std::size_t>(row) - 1]);
     drafter_->verified(draft_, plan_.nodes(), path_);
   }
-  if (masks_ == 0) return;
+  if (masks_ == 0) return drafter_->latents(latents);
   const std::int32_t block = plan_.block(path.empty() ? 0 : path.back());
   const std::size_t blocks = plan_.masked_rows().size();
   if (block < 0 || blocks == 0) return drafter_->latents({});

@@ -56,7 +56,8 @@ class Speculation {
   const Plan& plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room, std::int64_t slots);
   // Child row to go on with behind `row`, or -1.
   std::int32_t accept(const Verification& pass, std::int32_t row, std::int32_t drawn);
-  // `path` are the accepted rows; `latents` those of all masks of the pass, float32 [masks, D].
+  // `path` are the accepted rows; `latents` those of all masks of the pass, float32 [masks, D],
+  // or the last accepted row's, float32 [L].
   void ran(std::span<const std::int32_t> path, std::span<const float> latents);
 
   const SpeculationStats& stats() const { return stats_; }
@@ -69,6 +70,7 @@ class Speculation {
   double in_passes(double seconds, std::int64_t past) const {
     return cost_.known() ? seconds / cost_.seconds(1, past) : 0;
   }
+  bool worth_asking(std::int64_t past);
   std::span<const std::int32_t> chosen(std::int64_t past, std::int64_t room, std::int64_t slots);
   void add_masks(std::int64_t past, std::int64_t room, std::int64_t slots);
 
@@ -86,6 +88,7 @@ class Speculation {
   SpeculationStats stats_;
   std::vector<std::int32_t> path_, masked_;
   std::vector<float> stops_;            // of each row, the probability that the text stops there
+  std::int64_t skipped_ = 0;            // passes since a draft was left out because it takes longer than it brings
   double relative_ = 1;                 // cost of the pass that was planned, with its draft, in passes of one row
   double drafting_ = 0, proposal_ = 0;  // seconds: of this pass's draft, and of a draft in the mean
 };

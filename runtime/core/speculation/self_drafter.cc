@@ -1,4 +1,4 @@
-#include "mtp.h"
+#include "self_drafter.h"
 
 #include <algorithm>
 
@@ -10,19 +10,19 @@ constexpr std::int64_t kRetry = 48;  // passes after which a drafter that was gi
 
 }  // namespace
 
-void MtpDrafter::Rate::saw(bool right) {
+void SelfDrafter::Rate::saw(bool right) {
   weight = std::min(weight + 1, kMemory);
   mean += ((right ? 1.0 : 0.0) - mean) / weight;
 }
 
-std::size_t MtpDrafter::bucket(float chance) {
+std::size_t SelfDrafter::bucket(float chance) {
   return static_cast<std::size_t>(std::clamp(chance, 0.0f, 0.999f) * kBuckets);
 }
 
-MtpDrafter::MtpDrafter(Backend& backend) : backend_(backend), most_(backend.masks()) {
+SelfDrafter::SelfDrafter(Backend& backend) : backend_(backend), most_(backend.drafts()) {
   if (most_ < 1) {
-    refuse(Status::request, "draft", "'mtp' for a model without mask tokens", "a bundle of farthing export mtp",
-           "choose another draft");
+    refuse(Status::request, "draft", "one of the model itself, which has no masks and no head for that",
+           "a bundle of farthing export mtp or ftp", "choose another draft");
   }
   const auto most = static_cast<std::size_t>(most_);
   ids_.resize(most), chances_.resize(most), buckets_.resize(most);
@@ -32,18 +32,20 @@ MtpDrafter::MtpDrafter(Backend& backend) : backend_(backend), most_(backend.mask
   }
 }
 
-void MtpDrafter::begin(std::span<const std::int32_t>) { latents_ = {}; }
+void SelfDrafter::begin(std::span<const std::int32_t>) { latents_ = {}; }
 
-void MtpDrafter::observe(std::span<const std::int32_t> tokens) {
+void SelfDrafter::observe(std::span<const std::int32_t> tokens) {
   if (!tokens.empty()) root_ = tokens.back();
 }
 
-void MtpDrafter::propose(const DraftLimits& limits, Draft& draft) {
+void SelfDrafter::propose(const DraftLimits& limits, Draft& draft) {
   if (latents_.empty()) return;
-  const std::size_t width = static_cast<std::size_t>(backend_.latent_size()), count = latents_.size() / width;
+  const bool masked = backend_.masks() > 0;
+  const auto width = static_cast<std::size_t>(backend_.latent_size());
+  const std::size_t count = masked ? latents_.size() / width : static_cast<std::size_t>(most_);
   const auto wanted = std::min({count, static_cast<std::size_t>(limits.nodes), static_cast<std::size_t>(limits.depth)});
   if (wanted == 0) return;
-  backend_.draft_chain(root_, latents_.first(wanted * width), std::span(ids_).first(wanted),
+  backend_.draft_chain(root_, masked ? latents_.first(wanted * width) : latents_, std::span(ids_).first(wanted),
                        std::span(chances_).first(wanted));
   for (std::size_t i = 0; i < wanted; ++i) {
     buckets_[i] = bucket(chances_[i]);
@@ -51,14 +53,19 @@ void MtpDrafter::propose(const DraftLimits& limits, Draft& draft) {
   }
 }
 
-void MtpDrafter::verified(const Draft&, std::span<const std::int32_t> nodes, std::span<const std::int32_t> path) {
+void SelfDrafter::verified(const Draft&, std::span<const std::int32_t> nodes, std::span<const std::int32_t> path) {
   for (std::size_t i = 0; i < nodes.size() && i <= path.size(); ++i) {
     rate(i, buckets_[i]).saw(i < path.size());
     places_[i].saw(i < path.size());
   }
+  if (backend_.masks() > 0) return;  // masks() weighs them against their cost
+  double reach = 1;
+  worth_ = 0;
+  for (const Rate& place : places_) worth_ += reach *= place.mean;
 }
 
-std::int64_t MtpDrafter::masks(const std::function<double(std::int64_t)>& cost) {
+std::int64_t SelfDrafter::masks(const std::function<double(std::int64_t)>& cost) {
+  if (backend_.masks() == 0) return 0;
   // A mask is a row of this pass, and its token a row of the next: it must bring more than two rows cost.
   double reach = 1;
   std::int64_t count = 0;

@@ -1,4 +1,5 @@
-// Drafts by the model itself: mask tokens and a sampler head (Samragh et al. 2025, arXiv 2507.11851).
+// Drafts by the model itself: mask tokens and a sampler head (Samragh et al. 2025, arXiv 2507.11851), or the further steps of a head
+// that was trained to predict several tokens (Walker 2024, arXiv 2410.18160).
 #pragma once
 
 #include <array>
@@ -8,14 +9,15 @@
 
 namespace farthing {
 
-// Asks for masks behind rows, and makes a chain of what they saw. How often its guesses are right it learns by their place in the
+// Makes a chain of what the pass left of the row where the text stopped: latents of the masks that it asked for behind rows, or of
+// the row itself. How often its guesses are right it learns by their place in the
 // draft and by the probability that the sampler head gave them; both are forgotten slowly, so that it follows the text.
-class MtpDrafter final : public Drafter {
+class SelfDrafter final : public Drafter {
  public:
-  // `backend` must live as long. Throws Error(request) for a model without masks.
-  explicit MtpDrafter(Backend& backend);
+  // `backend` must live as long. Throws Error(request) for a model that has neither.
+  explicit SelfDrafter(Backend& backend);
 
-  const char* name() const override { return "mtp"; }
+  const char* name() const override { return backend_.masks() > 0 ? "mtp" : "ftp"; }
   void begin(std::span<const std::int32_t> tokens) override;
   void observe(std::span<const std::int32_t> tokens) override;
   void propose(const DraftLimits& limits, Draft& draft) override;
@@ -41,7 +43,7 @@ class MtpDrafter final : public Drafter {
   std::vector<float> chances_;
   std::vector<std::size_t> buckets_;  // of the last draft's nodes
   std::vector<Rate> rates_, places_;  // by place and bucket; by place alone
-  double worth_ = 0;
+  double worth_ = 1;                  // what it is worth is to be seen
   std::int64_t asked_ = 0;
 };
 
