@@ -116,12 +116,17 @@ class Model(nn.Module):
         self.norm = nn.RMSNorm(CONFIG["hidden_size"], CONFIG["rms_norm_eps"])
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits [B,T,V]."""
+        return self.states(ids) @ self.embed_tokens.weight.T
+
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows [B,T,D] after the last norm."""
         dim = CONFIG["hidden_size"] // CONFIG["num_attention_heads"]
         angles = torch.arange(ids.shape[1])[:, None] * CONFIG["rope_theta"] ** (-torch.arange(0, dim, 2) / dim)
         x, cos, sin = self.embed_tokens(ids), angles.cos(), angles.sin()
         for layer in self.layers:
             x = layer(x, cos, sin)
-        return self.norm(x) @ self.embed_tokens.weight.T
+        return self.norm(x)  # type: ignore[no-any-return]
 
 
 def byte_tokenizer() -> str:
@@ -158,6 +163,11 @@ def train_base(out: Path, steps: int) -> None:
         optimiser.step()
         if step % 50 == 0 or step == steps - 1:
             print(f"base {step}: loss {loss.item():.3f}, {time.process_time() - began:.0f} CPU s", flush=True)
+    write_checkpoint(model, out)
+
+
+def write_checkpoint(model: Model, out: Path) -> None:
+    """A Hugging Face folder, float16."""
     out.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{n}": p.detach().numpy().astype(np.float16) for n, p in model.named_parameters()}
     write_safetensors(out / "model.safetensors", tensors, {})
