@@ -22,7 +22,8 @@ METHOD is what the model does with its tokens; `decoder` is plain text generatio
   * a GGUF file: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K ...
 of a Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 or Qwen3 model; for `gam` the official class's state_dict:
 a .safetensors or .pt file, or a folder with model.safetensors (or pytorch_model.bin) and tokenizer.json.
-`mtp` takes what `decoder` takes, and an adapter made by `farthing train-mtp`.
+`mtp` takes what `decoder` takes, and an adapter made by `farthing train-mtp`; `judge` (lossy) a judge made by
+`farthing train-judge`.
 
 \b
 Examples:
@@ -30,6 +31,7 @@ Examples:
   farthing export decoder --checkpoint ~/models/Qwen2.5-0.5B --out qwen --dtype float16
   farthing export gam --checkpoint gam.safetensors --out gam
   farthing export mtp --checkpoint model.gguf --adapter mtp.safetensors --out fast
+  farthing export judge --checkpoint model.gguf --judge judge.safetensors --out lossy
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
@@ -64,6 +66,12 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 @click.option("--masks", type=int, help="mtp: use this many of the trained masks.")
 @click.option("--alpha", type=float, help="mtp: alpha of the adapter's LoRAs, where its file does not say it.")
 @click.option("--draft-vocab", help="mtp: draft only among the first N ids, or the ids in a file.")
+@click.option("--judge", type=click.Path(), help="judge: the trained judge, .safetensors or .npz.")
+@click.option(
+    "--delta",
+    type=float,
+    help="judge: threshold, instead of the file's; 1 accepts nothing more than the standard rule.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def export_command(
     method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool, **special: str | float | None

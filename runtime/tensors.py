@@ -47,6 +47,10 @@ HIDDEN = "hidden.{}"
 """float32 [B,S,D]: residual stream after layer {}; hidden.0 is the embedding, hidden.L the stream after the last layer.
 An inner value of the graph: the drift report turns it into an output."""
 
+JUDGE = "judge"
+"""float32 [B,R]: how good the token is that each wanted row *reads*, 0 to 1; it is accepted above the judge's threshold. So the row of draft i
+judges draft i, while the row before it has the logits that draft i is compared with."""
+
 MASK_ROWS = "mask_rows"
 """int64 [M]: rows of the flattened pass [B*S] that are mask tokens, ascending; all linears add their low-rank branch there. M may be 0."""
 

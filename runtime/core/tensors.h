@@ -18,6 +18,7 @@ inline const std::string kPresentK = "present_k.";
 inline const std::string kPresentV = "present_v.";
 inline const std::string kConvState = "conv_state.";     // + layer: float32 [B,k-1,D]
 inline const std::string kConvWindow = "conv_window.";   // float32 [B,k-1+S,D]
+inline const std::string kJudge = "judge";               // float32 [B,R]
 inline const std::string kMaskRows = "mask_rows";        // int64 [M]
 inline const std::string kMaskHidden = "mask_hidden";    // float32 [B,M,D]
 inline const std::string kFirstToken = "first_token";    // int64 [B]
