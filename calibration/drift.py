@@ -18,6 +18,7 @@ from ..errors import BundleError, CheckpointError, MissingDependencyError, found
 from ..plugins import library_path
 from ..runtime import tensors as names
 from ..runtime.bundle import Bundle
+from ..runtime.plain_feeds import plain_feeds
 from ..runtime.verify import check_tolerance, is_integer, open_session, read_cases, session_options
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def _run(session: Any, bundle: Bundle, sequences: Sequence[list[int]]) -> list[l
             names.POSITIONS: rows,
             names.PAST_LEN: np.zeros(1, np.int64),
             names.LOGIT_ROWS: rows,
+            **plain_feeds(bundle.step_inputs, 1, len(sequence)),
             **pasts,
         }
         results.append([value[0] for value in session.run([*streams, names.LOGITS], feeds)])

@@ -20,6 +20,7 @@ from ..export.graph import Progress, no_progress
 from ..plugins import library_path
 from ..runtime import tensors as names
 from ..runtime.bundle import Bundle
+from ..runtime.plain_feeds import plain_feeds
 
 TOKENS = 2048
 WINDOW = 512
@@ -108,6 +109,7 @@ class Stream:
         self._pasts = [n.format(i) for i in layers for n in (names.PAST_K, names.PAST_V)]
         self._outputs = [names.LOGITS, *(n.format(i) for i in layers for n in (names.PRESENT_K, names.PRESENT_V))]
         self._shape = (1, kv["kv_heads"], WINDOW, kv["head_dim"])
+        self._inputs = [i.name for i in self._session.get_inputs()]
         self.reset()
 
     def reset(self) -> None:
@@ -123,6 +125,7 @@ class Stream:
             names.POSITIONS: rows + self._past,
             names.PAST_LEN: np.array([self._past], np.int64),
             names.LOGIT_ROWS: rows,
+            **plain_feeds(self._inputs, 1, len(ids)),
             **dict(zip(self._pasts, self._cache, strict=True)),
         }
         logits, *self._cache = self._session.run(self._outputs, feeds)

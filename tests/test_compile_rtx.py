@@ -14,16 +14,23 @@ from pathlib import Path
 import engines
 import onnx
 import pytest
+from mtp_models import random_adapter
 from onnx import TensorProto, helper
 from rtx import needs_rtx, rtx
 from test_decoder_reference import smollm2
 
 from farthing.calibration.quantize import Options, quantize
 from farthing.errors import BundleError
+from farthing.export import export
+from farthing.export.checkpoint import open_checkpoint
+from farthing.export.checkpoint.ftp_head import save_head
+from farthing.export.checkpoint.mtp_adapter import save_adapter
 from farthing.export.compile import compile_bundle
 from farthing.export.compile.process import build_in_subprocess
 from farthing.export.decoder import export_decoder
+from farthing.models.ftp import FtpConfig, FtpHead
 from farthing.runtime.bundle.compiled import open_compiled
+from tiny import write_hf
 
 __all__ = ["rtx"]
 pytestmark = [needs_rtx, pytest.mark.usefixtures("rtx")]
@@ -69,6 +76,26 @@ def test_every_graph_of_every_bundle_builds(bundle, tmp_path, family, storage):
 def test_graphs_for_jetpack_6_build_as_well(bundle, tmp_path, family, storage):
     result = compile_bundle(bundle(family, storage), "tensorrt-rtx", sm=[89], trt="10.3", out=tmp_path, **SMALL)
     assert result.graphs["decoder"]["bytes"] > 100_000
+
+
+@pytest.mark.parametrize("trt", (None, "10.3"))
+@pytest.mark.parametrize("method", ("trees", "mtp", "ftp"))
+def test_every_graph_that_guesses_ahead_builds(tmp_path_factory, method, trt):
+    folder = tmp_path_factory.mktemp(method)
+    checkpoint = write_hf(folder / "checkpoint", "qwen3")
+    base, adapter = open_checkpoint(checkpoint), folder / "adapter.safetensors"
+    if method == "trees":
+        export("decoder", checkpoint, folder / "bundle", trees=True, check=False)
+    else:
+        if method == "mtp":
+            save_adapter(adapter, random_adapter(base, masks=2), base)
+        else:
+            sizes = FtpConfig(base.config.hidden_size, memory=2, horizon=3, intermediate_size=32)
+            save_head(adapter, FtpHead(sizes), base)
+        export(method, checkpoint, folder / "bundle", adapter=adapter, check=False)
+    made = compile_bundle(folder / "bundle", "tensorrt-rtx", sm=[89], trt=trt, out=folder / "out", tree=[4], **SMALL)
+    assert set(made.graphs) == set(json.loads((folder / "bundle" / "manifest.json").read_text())["graphs"])
+    assert not [w for w in open_compiled(made.path).index["warnings"] if "nused" in w]
 
 
 def test_tree_profiles_build(bundle, tmp_path):

@@ -15,6 +15,7 @@ from ...errors import RequestError, found_wanted
 from ...export.graph import Progress, no_progress
 from ...export.vectors import record_decoder
 from ...runtime.bundle import Bundle, BundleWriter, open_bundle
+from ...runtime.plain_feeds import plain_feeds
 from ...runtime.tensors import DECODER
 from ..quality import compare, read_text
 from .options import BITS, Options
@@ -126,7 +127,13 @@ def _record_again(source: Bundle, graph: Path, folder: Path, progress: Progress)
     """The source's prompts, answered by the new graph as ONNX defines it: float arithmetic on the dequantised weights."""
     prompts = [case["prompt_ids"] for case in json.loads(source.text(source.manifest["vectors"]))["cases"]]
     config: Any = SimpleNamespace(**source.manifest["kv"])
-    recording = record_decoder(graph, config, prompts, progress=progress)
+    recording = record_decoder(
+        graph,
+        config,
+        prompts,
+        more=lambda batch, rows: plain_feeds(source.step_inputs, batch, rows),
+        progress=progress,
+    )
     path = folder / source.manifest["vectors"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(recording.as_json(), sort_keys=True) + "\n", encoding="utf-8")

@@ -36,6 +36,9 @@ class _SmallDecoder:
 
     def weights(self, lender: GraphWriter | None = None) -> None:
         """Add the matrices and vectors, or borrow them."""
+        d, heads = self.c.hidden_size, self.c.heads
+        self.w.constant("ftp.heads_shape", np.array([0, 0, heads, d // heads], np.int64))
+        self.w.constant("ftp.row_shape", np.array([0, 0, d], np.int64))
         for name, tensor in self._head.state_dict().items():
             if lender is not None and not name.startswith(("expand", "memory_positions")):
                 self.w.borrow(lender, f"ftp.{name}")
@@ -96,7 +99,13 @@ class _SmallDecoder:
         return y
 
     def _attend(self, q: str, k: str, v: str, y: str) -> str:
-        self.w.node("Attention", [q, k, v], [y], q_num_heads=self.c.heads, kv_num_heads=self.c.heads)
+        """[X,1,D] of queries [X,1,D] over keys and values [X,n,D]. TensorRT takes heads as a dimension only."""
+        for part, x in zip("qkv", (q, k, v), strict=True):
+            self.w.node("Reshape", [x, "ftp.heads_shape"], [f"{y}.{part}_split"])
+            self.w.node("Transpose", [f"{y}.{part}_split"], [f"{y}.{part}"], perm=[0, 2, 1, 3])
+        self.w.node("Attention", [f"{y}.{part}" for part in "qkv"], [f"{y}.heads"])
+        self.w.node("Transpose", [f"{y}.heads"], [f"{y}.split"], perm=[0, 2, 1, 3])
+        self.w.node("Reshape", [f"{y}.split", "ftp.row_shape"], [y])
         return y
 
 
