@@ -1,6 +1,8 @@
 #include "factory.h"
 
 #include "../error.h"
+#include "aded.h"
+#include "combined.h"
 #include "lookup.h"
 #include "self_drafter.h"
 
@@ -15,7 +17,12 @@ std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle&, Ba
            "choose another draft");
   }
   if (self || (name == "auto" && backend.drafts() > 0)) return std::make_shared<SelfDrafter>(backend);
-  if (name == "lookup" || name == "auto") return std::make_shared<LookupDrafter>(backend.capacity());
+  if (name == "lookup") return std::make_shared<LookupDrafter>(backend.capacity());
+  if (name == "aded") return std::make_shared<AdedDrafter>(backend.capacity());
+  if (name == "auto") {
+    return std::make_shared<CombinedDrafter>(std::vector<std::shared_ptr<Drafter>>{
+        std::make_shared<LookupDrafter>(backend.capacity()), std::make_shared<AdedDrafter>(backend.capacity())});
+  }
   refuse(Status::request, "draft", "'" + name.substr(0, 40) + "'", "one of " + drafter_names(), "choose one");
 }
 
