@@ -158,6 +158,7 @@ NB_MODULE(_core, module) {
     }
   });
   module.def("tensorrt_headers", &farthing::tensorrt_headers);
+  farthing::bind_drafters(module);
   nb::class_<PyEngine>(module, "Engine")
       .def(
           "__init__",

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "../core/error.h"
+#include "../core/speculation/factory.h"
 
 namespace nb = nanobind;
 
@@ -118,6 +119,36 @@ SpeculationOptions speculation_options(const nb::dict& given) {
     o.masks = masks == "all" ? Masks::all : masks == "last" ? Masks::last : Masks::paying;
   }
   return o;
+}
+
+namespace {
+
+struct TextDrafter {
+  TextDrafter(const std::string& name, std::int64_t capacity) : drafter(make_text_drafter(name, capacity)) {
+    if (!drafter) {
+      refuse(Status::request, "drafter", "'" + name.substr(0, 40) + "'", "lookup, aded or auto", "choose one");
+    }
+  }
+  std::shared_ptr<Drafter> drafter;
+  Draft draft;
+};
+
+}  // namespace
+
+void bind_drafters(nb::module_& module) {
+  nb::class_<TextDrafter>(module, "TextDrafter")
+      .def(nb::init<const std::string&, std::int64_t>(), nb::arg("name"), nb::arg("capacity"))
+      .def("begin", [](TextDrafter& self, const Ids& tokens) { self.drafter->begin(tokens); })
+      .def("observe", [](TextDrafter& self, const Ids& tokens) { self.drafter->observe(tokens); })
+      .def("propose",
+           [](TextDrafter& self, std::int64_t nodes, std::int64_t depth, bool tree) {
+             self.draft.clear();
+             self.drafter->propose({nodes, depth, tree}, self.draft);
+             return std::make_tuple(self.draft.ids, self.draft.parents, self.draft.chances);
+           })
+      .def("verified", [](TextDrafter& self, const Ids& nodes, const Ids& path) {
+        self.drafter->verified(self.draft, nodes, path);
+      });
 }
 
 nb::dict dict_of(const SpeculationStats& s) {

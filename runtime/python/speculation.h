@@ -16,4 +16,7 @@ std::shared_ptr<Acceptor> acceptor_of(nanobind::object object);
 SpeculationOptions speculation_options(const nanobind::dict& given);
 nanobind::dict dict_of(const SpeculationStats& stats);
 
+// Adds the class TextDrafter: a drafter by itself, without a model.
+void bind_drafters(nanobind::module_& module);
+
 }  // namespace farthing
