@@ -15,8 +15,8 @@ namespace FARTHING_ISA {
 namespace memory {
 
 // Slots whose scores are held at once. A tile stays in L2 between its two products, so the bank comes from memory once.
-inline constexpr std::size_t kTileSlots = 64;
-inline constexpr std::size_t kTileBytes = 256 << 10;
+inline constexpr std::size_t kTileSlots = 256;
+inline constexpr std::size_t kTileBytes = 512 << 10;
 
 // Maximum and sum of a block of rows so far; the weighted sums are in acc [rows, c].
 struct Running {
@@ -35,23 +35,26 @@ inline void scaled_by(float* row, std::size_t c, float factor) {
 // Scores of one row and one tile become shares; the row's earlier sums are rescaled where a new maximum came.
 inline void softmax_step(float* scores, std::size_t slots, const float* step, float scale, Running& running,
                          std::size_t row, float* acc, std::size_t c) {
-  constexpr float kNone = -std::numeric_limits<float>::infinity();
-  std::size_t at = 0;
-  for (; at + kLanes <= slots; at += kLanes) {
-    const Vec v = load(scores + at) * splat(scale);
-    store(scores + at, step ? v * load(step + at) : v);
-  }
-  for (; at < slots; ++at) scores[at] = scores[at] * scale * (step ? step[at] : 1.0f);
-  const std::size_t padded = (slots + kLanes - 1) / kLanes * kLanes;
-  for (; at < padded; ++at) scores[at] = kNone;
+  const std::size_t whole = slots - slots % kLanes, padded = (slots + kLanes - 1) / kLanes * kLanes;
   Vec top = splat(running.best[row]);
-  for (std::size_t s = 0; s < padded; s += kLanes) top = maximum(top, load(scores + s));
+  for (std::size_t s = 0; s < whole; s += kLanes) {
+    Vec v = load(scores + s) * splat(scale);
+    if (step) v = v * load(step + s);
+    store(scores + s, v);
+    top = maximum(top, v);
+  }
+  for (std::size_t s = whole; s < padded; ++s) {
+    scores[s] = s < slots ? scores[s] * scale * (step ? step[s] : 1.0f) : -std::numeric_limits<float>::infinity();
+  }
+  if (whole < padded) top = maximum(top, load(scores + whole));
   const float best = max_lane(top);
   if (best > running.best[row]) {
-    const float factor = exp_one(running.best[row] - best);
+    if (running.best[row] != -std::numeric_limits<float>::infinity()) {  // else there are no sums yet
+      const float factor = exp_one(running.best[row] - best);
+      running.total[row] *= factor;
+      scaled_by(acc, c, factor);
+    }
     running.best[row] = best;
-    running.total[row] *= factor;
-    scaled_by(acc, c, factor);
   }
   Vec total = {};
   for (std::size_t s = 0; s < padded; s += kLanes) {

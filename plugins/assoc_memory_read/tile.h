@@ -63,23 +63,35 @@ inline void sum_four(const Vec (&v)[4], float* out) {
 }
 
 // kFetch: ask for the four rows of weights that come next, since the hardware does not follow four streams at once. Asking for what
-// lies behind the last row is harmless.
-template <std::size_t kRows, std::size_t kCols, bool kFetch, class W>
+// lies behind the last row is harmless. kTail: c is no multiple of kLanes. The loops are written so that gcc keeps the accumulators in
+// registers: with one variable for sums and tail, or a loop that may be empty, it sends them through memory, which took 12 % of the speed.
+template <std::size_t kRows, std::size_t kCols, bool kFetch, bool kTail, class W>
 inline void dot_tile(const float* x, std::size_t c, const W* weight, float* out, std::size_t stride) {
-  Vec acc[kRows][kCols] = {};
-  const std::size_t whole = c - c % kLanes;
-  for (std::size_t p = 0; p < whole; p += kLanes) {
-    Vec w[kCols];
-    for (std::size_t j = 0; j < kCols; ++j) {
-      if constexpr (kFetch) __builtin_prefetch(weight + (kCols + j) * c + p, 0, 3);
-      w[j] = widen(weight + j * c + p);
-    }
-    for (std::size_t i = 0; i < kRows; ++i) {
-      const Vec xv = load(x + i * c + p);
-      for (std::size_t j = 0; j < kCols; ++j) acc[i][j] += xv * w[j];
-    }
+  Vec total[kRows][kCols];
+  for (std::size_t i = 0; i < kRows; ++i) {
+    for (std::size_t j = 0; j < kCols; ++j) total[i][j] = Vec{};
   }
-  if (whole < c) {
+  const std::size_t whole = c - c % kLanes;
+  if (!kTail || whole > 0) {
+    std::size_t p = 0;
+    do {
+      Vec w[kCols];
+      for (std::size_t j = 0; j < kCols; ++j) {
+        if constexpr (kFetch) __builtin_prefetch(weight + (kCols + j) * c + p, 0, 3);
+        w[j] = widen(weight + j * c + p);
+      }
+      for (std::size_t i = 0; i < kRows; ++i) {
+        const Vec xv = load(x + i * c + p);
+        for (std::size_t j = 0; j < kCols; ++j) total[i][j] += xv * w[j];
+      }
+      p += kLanes;
+    } while (p < whole);
+  }
+  Vec acc[kRows][kCols];
+  for (std::size_t i = 0; i < kRows; ++i) {
+    for (std::size_t j = 0; j < kCols; ++j) acc[i][j] = total[i][j];
+  }
+  if constexpr (kTail) {
     for (std::size_t j = 0; j < kCols; ++j) {
       const Vec w = widen_head(weight + j * c + whole, c - whole);
       for (std::size_t i = 0; i < kRows; ++i) acc[i][j] += load_head(x + i * c + whole, c - whole) * w;
@@ -94,16 +106,23 @@ inline void dot_tile(const float* x, std::size_t c, const W* weight, float* out,
   }
 }
 
-template <std::size_t kRows, bool kStream, bool kFetch, class W>
-inline void dot_strip(const float* x, std::size_t c, const W* weight, std::size_t cols, float* out,
+template <std::size_t kRows, bool kStream, bool kFetch, bool kTail, class W>
+inline void dot_columns(const float* x, std::size_t c, const W* weight, std::size_t cols, float* out,
                       std::size_t stride) {
   std::size_t col = 0;
   if constexpr (!kStream) {
     for (; col + kTileCols <= cols; col += kTileCols) {
-      dot_tile<kRows, kTileCols, kFetch>(x, c, weight + col * c, out + col, stride);
+      dot_tile<kRows, kTileCols, kFetch, kTail>(x, c, weight + col * c, out + col, stride);
     }
   }
-  for (; col < cols; ++col) dot_tile<kRows, 1, false>(x, c, weight + col * c, out + col, stride);
+  for (; col < cols; ++col) dot_tile<kRows, 1, false, kTail>(x, c, weight + col * c, out + col, stride);
+}
+
+template <std::size_t kRows, bool kStream, bool kFetch, class W>
+inline void dot_strip(const float* x, std::size_t c, const W* weight, std::size_t cols, float* out,
+                      std::size_t stride) {
+  c % kLanes == 0 ? dot_columns<kRows, kStream, kFetch, false>(x, c, weight, cols, out, stride)
+                  : dot_columns<kRows, kStream, kFetch, true>(x, c, weight, cols, out, stride);
 }
 
 template <std::size_t kMost, bool kStream, bool kFetch, class W>

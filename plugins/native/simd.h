@@ -94,20 +94,29 @@ inline Vec maximum(Vec a, Vec b) {
 }
 
 inline float max_lane(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
   float lanes[kLanes];
   store(lanes, v);
   float best = lanes[0];
   for (int i = 1; i < kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
   return best;
+#endif
 }
 
 // e^x to about 2 ulp for x in [-87, 88]; below that 0 (softmax's masked entries), above clamped. NaN stays NaN.
 // x = n ln2 + r, |r| <= ln2/2, e^r by its Taylor polynomial to r^7/7! (error (ln2/2)^8/8! = 5e-9).
 inline Vec exp(Vec x) {
+#if defined(__AVX512F__)
+  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);  // NaN is kept
+  Vec y = (Vec)_mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x);                                // the second where NaN
+#else
   IntVec under = x < splat(-87.0f);
   IntVec over = x > splat(88.0f);
   Vec y = (Vec)(((IntVec)x & ~over) | ((IntVec)splat(88.0f) & over));
   y = (Vec)((IntVec)y & ~under);
+#endif
   // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer and leaves it in the low mantissa bits.
   const Vec magic = splat(12582912.0f);
   Vec shifted = y * splat(1.44269504f) + magic;
@@ -122,9 +131,13 @@ inline Vec exp(Vec x) {
   p = p * r + splat(0.5f);
   p = p * r + splat(1.0f);
   p = p * r + splat(1.0f);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_scalef_ps(kept, (__m512)p, (__m512)n);
+#else
   IntVec exponent = ((IntVec)shifted - (IntVec)magic) << 23;
   Vec result = (Vec)((IntVec)p + exponent);
   return (Vec)((IntVec)result & ~under);
+#endif
 }
 
 }  // namespace FARTHING_ISA
