@@ -18,8 +18,8 @@ void few_rows(const AssocMemoryReadArgs& a, std::size_t spans, const Parallel& p
   Running running[kMostSpans];
   const auto sums = [&](std::size_t s) { return s == 0 ? a.y : a.scratch + (s - 1) * a.rows * c; };
   parallel(spans, [&](std::size_t s) { memory::span(a.x, a.rows, a.memory, a.scale, s, running[s], sums(s)); });
-  for (std::size_t s = 1; s < spans; ++s) memory::merge(a.rows, c, running[0], a.y, running[s], sums(s));
-  memory::finish(a.rows, c, running[0], a.y);
+  for (std::size_t s = 1; s < spans; ++s)
+    memory::merge(a.rows, c, running[0], a.y, running[s], sums(s), s + 1 == spans);
 }
 
 // The k best slots of one row by score, lowest index first among equals, kept sorted while the bank streams by.
@@ -89,8 +89,7 @@ void assoc_memory_read(const AssocMemoryReadArgs& args, const Parallel& parallel
   parallel((args.rows + kMemoryRows - 1) / kMemoryRows, [&](std::size_t task) {
     const std::size_t begin = task * kMemoryRows, rows = std::min(kMemoryRows, args.rows - begin);
     const std::size_t at = begin * args.memory.c;
-    memory::read_block(args.x + at, rows, args.memory, args.scale, args.y + at,
-                       args.scratch ? args.scratch + at : nullptr);
+    memory::read_block(args.x + at, rows, args.memory, args.scale, args.y + at);
   });
 }
 

@@ -37,11 +37,9 @@ inline constexpr std::size_t kMemorySpan = 256;
 
 inline std::size_t memory_spans(std::size_t m) { return (m + kMemorySpan - 1) / kMemorySpan; }
 
-// Sums of the spans but the first, which uses y: each of them for up to kMemoryRows rows (they run at once), one for more.
+// Sums of the spans but the first, which uses y, for up to kMemoryRows rows: the spans run at once. More rows need none.
 inline std::size_t memory_scratch(std::size_t rows, std::size_t m, std::size_t c) {
-  const std::size_t spans = memory_spans(m);
-  if (spans < 2) return 0;
-  return rows * c * (rows <= kMemoryRows ? spans - 1 : 1);
+  return rows <= kMemoryRows ? rows * c * (memory_spans(m) - 1) : 0;
 }
 
 // The bank is read once for up to kMemoryRows rows, and a row's result does not depend on the others.

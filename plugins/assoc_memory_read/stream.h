@@ -7,8 +7,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "dots.h"
 #include "kernel.h"
-#include "tile.h"
+#include "weighted_sum.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -66,6 +67,13 @@ inline void softmax_step(float* scores, std::size_t slots, const float* step, fl
   running.total[row] += sum(total);
 }
 
+// Memory of this thread for a tile as float32; grows to one tile and stays.
+inline float* wide_room(std::size_t count) {
+  thread_local std::vector<float> room;
+  if (room.size() < count) room.resize(count);
+  return room.data();
+}
+
 // Streams the slots [begin, end) past `rows` <= kMemoryRows rows.
 template <class W>
 void stream_span(const float* x, std::size_t rows, const Memory& memory, float scale, std::size_t begin,
@@ -73,29 +81,20 @@ void stream_span(const float* x, std::size_t rows, const Memory& memory, float s
   const std::size_t c = memory.c;
   std::fill_n(running.best, rows, -std::numeric_limits<float>::infinity());
   std::fill_n(running.total, rows, 0.0f);
-  std::fill_n(acc, rows * c, 0.0f);
   const std::size_t fitting = kTileBytes / (c * sizeof(W)) / 16 * 16;
   const std::size_t most = std::clamp<std::size_t>(fitting, 16, kTileSlots);
   alignas(64) float scores[kMemoryRows * kTileSlots];
   for (std::size_t slot = begin; slot < end; slot += most) {
     const std::size_t slots = std::min(most, end - slot);
     const W* tile = static_cast<const W*>(memory.slots) + slot * c;
-    const float* wide = nullptr;
-    if constexpr (!std::is_same_v<W, float>) {
-      if (rows > 2 * kTileRows) {
-        thread_local std::vector<float> room;  // grows to one tile and stays
-        if (room.size() < slots * c) room.resize(slots * c);
-        widen_tile(tile, slots * c, room.data());
-        wide = room.data();
-      }
-    }
-    wide ? dots(x, rows, c, wide, slots, scores, kTileSlots) : dots(x, rows, c, tile, slots, scores, kTileSlots);
+    float* wide = rows >= kWideRows && !std::is_same_v<W, float> ? wide_room(slots * c) : nullptr;
+    dots(x, rows, c, tile, slots, scores, kTileSlots, wide);
     for (std::size_t r = 0; r < rows; ++r) {
       softmax_step(scores + r * kTileSlots, slots, memory.step ? memory.step + slot : nullptr, scale, running, r,
                    acc + r * c, c);
     }
-    wide ? weighted_sum(scores, kTileSlots, rows, wide, slots, c, acc)
-         : weighted_sum(scores, kTileSlots, rows, tile, slots, c, acc);
+    wide ? weighted_sum(scores, kTileSlots, rows, wide, slots, c, acc, slot == begin)
+         : weighted_sum(scores, kTileSlots, rows, tile, slots, c, acc, slot == begin);
   }
 }
 
@@ -112,39 +111,49 @@ inline void span(const float* x, std::size_t rows, const Memory& memory, float s
   }
 }
 
-// Takes the sums of a later span into those of the earlier ones.
-inline void merge(std::size_t rows, std::size_t c, Running& into, float* acc, const Running& from, const float* other) {
+// Takes the sums of a later span into those of the earlier ones; last: and divides by the total.
+inline void merge(std::size_t rows, std::size_t c, Running& into, float* acc, const Running& from, const float* other,
+                  bool last) {
   for (std::size_t r = 0; r < rows; ++r) {
     // A NaN in either maximum cannot win the comparison; it is in the totals and comes through there.
     const float best = std::max(into.best[r], from.best[r]);
-    const float a = exp_one(into.best[r] - best), b = exp_one(from.best[r] - best);
+    float a = exp_one(into.best[r] - best), b = exp_one(from.best[r] - best);
     into.best[r] = best;
     into.total[r] = into.total[r] * a + from.total[r] * b;
+    if (last) a /= into.total[r], b /= into.total[r];
     float* to = acc + r * c;
     const float* with = other + r * c;
     std::size_t i = 0;
     for (; i + kLanes <= c; i += kLanes) store(to + i, load(to + i) * splat(a) + load(with + i) * splat(b));
     if (i < c) {
-      float lanes[kLanes];
-      store(lanes, load_head(to + i, c - i) * splat(a) + load_head(with + i, c - i) * splat(b));
-      std::copy_n(lanes, c - i, to + i);
+      store_head(to + i, load_head(to + i, c - i) * splat(a) + load_head(with + i, c - i) * splat(b), c - i);
     }
   }
 }
 
+// Divides the sums of a bank of one span by their total.
 inline void finish(std::size_t rows, std::size_t c, const Running& running, float* acc) {
   for (std::size_t r = 0; r < rows; ++r) scaled_by(acc + r * c, c, 1.0f / running.total[r]);
 }
 
-// All slots for a block of rows on this thread. `other` [rows, c] is scratch where there is more than one span.
-inline void read_block(const float* x, std::size_t rows, const Memory& memory, float scale, float* y, float* other) {
+// Memory of this thread for the sums of a later span; grows to one block and stays.
+inline float* other_sums(std::size_t count) {
+  thread_local std::vector<float> room;
+  if (room.size() < count) room.resize(count);
+  return room.data();
+}
+
+// All slots for a block of rows on this thread.
+inline void read_block(const float* x, std::size_t rows, const Memory& memory, float scale, float* y) {
+  const std::size_t spans = memory_spans(memory.m);
   Running running, next;
   span(x, rows, memory, scale, 0, running, y);
-  for (std::size_t s = 1; s < memory_spans(memory.m); ++s) {
+  if (spans == 1) return finish(rows, memory.c, running, y);
+  float* other = other_sums(rows * memory.c);
+  for (std::size_t s = 1; s < spans; ++s) {
     span(x, rows, memory, scale, s, next, other);
-    merge(rows, memory.c, running, y, next, other);
+    merge(rows, memory.c, running, y, next, other, s + 1 == spans);
   }
-  finish(rows, memory.c, running, y);
 }
 
 }  // namespace memory

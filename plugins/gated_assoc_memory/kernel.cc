@@ -38,7 +38,8 @@ void gate_columns(const GatedAssocMemoryArgs& a, std::size_t begin, std::size_t 
   const float* x = a.n + begin * c;
   float* out = gates + begin * 2 * c + col;
   if (a.gate_half) {
-    memory::dots(x, rows, c, static_cast<const std::uint16_t*>(a.gate_w) + col * c, cols, out, 2 * c);
+    float* wide = rows >= memory::kWideRows ? memory::wide_room(cols * c) : nullptr;
+    memory::dots(x, rows, c, static_cast<const std::uint16_t*>(a.gate_w) + col * c, cols, out, 2 * c, wide);
   } else {
     memory::dots(x, rows, c, static_cast<const float*>(a.gate_w) + col * c, cols, out, 2 * c);
   }
@@ -123,8 +124,10 @@ void few_rows(const GatedAssocMemoryArgs& a, const Scratch& scratch, std::size_t
     gate_columns(a, 0, all, (task - spans) * kGateCols, scratch.gates);
   });
   if (spans > 0) {
-    for (std::size_t s = 1; s < spans; ++s) memory::merge(all, c, running[0], a.f, running[s], sums(s));
-    memory::finish(all, c, running[0], a.f);
+    for (std::size_t s = 1; s < spans; ++s) {
+      memory::merge(all, c, running[0], a.f, running[s], sums(s), s + 1 == spans);
+    }
+    if (spans == 1) memory::finish(all, c, running[0], a.f);
   }
   for (std::size_t row = 0; row < all; ++row) mix(a, row, scratch);
 }
@@ -142,7 +145,7 @@ void gated_assoc_memory(const GatedAssocMemoryArgs& args, const Parallel& parall
   } else {
     parallel((all + kMemoryRows - 1) / kMemoryRows, [&](std::size_t task) {
       const std::size_t begin = task * kMemoryRows, rows = std::min(kMemoryRows, all - begin), at = begin * c;
-      if (spans > 0) memory::read_block(args.n + at, rows, args.memory, args.scale, args.f + at, scratch.read + at);
+      if (spans > 0) memory::read_block(args.n + at, rows, args.memory, args.scale, args.f + at);
       for (std::size_t g = 0; g < gate_tasks; ++g) gate_columns(args, begin, rows, g * kGateCols, scratch.gates);
       for (std::size_t row = begin; row < begin + rows; ++row) mix(args, row, scratch);
     });

@@ -110,7 +110,7 @@ inline float max_lane(Vec v) {
 inline Vec exp(Vec x) {
 #if defined(__AVX512F__)
   const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);  // NaN is kept
-  Vec y = (Vec)_mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x);                                // the second where NaN
+  Vec y = (Vec)_mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x);                               // the second where NaN
 #else
   IntVec under = x < splat(-87.0f);
   IntVec over = x > splat(88.0f);
