@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstddef>
-#include <type_traits>
 
 #include "lane_sums.h"
 #include "tile.h"
@@ -18,8 +17,6 @@ namespace memory {
 
 // Up to this many rows one weight row at a time is read, in one straight line, which the hardware prefetcher follows best.
 inline constexpr std::size_t kStreamRows = 3;
-// From this many rows on a tile is kept as float32: widening it again for every strip would take longer.
-inline constexpr std::size_t kWideRows = 2 * kTileRows + 1;
 
 // Portions of a tile's sums, and how many vectors of the next tile's depth pass by for each.
 inline constexpr std::size_t kPortions = 3, kPortionDepth = 4;
@@ -40,7 +37,6 @@ struct Dots {
   const W* weight;
   float* out;
   std::size_t stride;
-  float* wide;  // [cols, c] for Pass::widen
 };
 
 template <std::size_t kRows, std::size_t kCols>
@@ -75,9 +71,8 @@ template <Pass kPass, std::size_t kRows, std::size_t kCols, class W>
   const W* weight = d.weight + col * c + p;
   Vec w[kCols];
   for (std::size_t j = 0; j < kCols; ++j) {
-    if constexpr (kPass == Pass::first || kPass == Pass::widen) __builtin_prefetch(weight + (kCols + j) * c, 0, 3);
+    if constexpr (kPass == Pass::first) __builtin_prefetch(weight + (kCols + j) * c, 0, 3);
     w[j] = widen(weight + j * c);
-    if constexpr (kPass == Pass::widen) store(d.wide + (col + j) * c + p, w[j]);
   }
   for (std::size_t i = 0; i < kRows; ++i) {
     const Vec xv = load(d.x + i * c + p);
@@ -119,25 +114,25 @@ inline void any_tile(const Dots<W> d, std::size_t col) {
   for (std::size_t p = 0; p < whole; p += kLanes) multiply<kPass>(d, col, p, tile.acc);
   for (std::size_t j = 0; j < kCols && rest > 0; ++j) {
     const Vec w = widen_head(d.weight + (col + j) * c + whole, rest);
-    if constexpr (kPass == Pass::widen) store_head(d.wide + (col + j) * c + whole, w, rest);
     for (std::size_t i = 0; i < kRows; ++i) tile.acc[i][j] += load_head(d.x + i * c + whole, rest) * w;
   }
   tile.out = d.out + col;
   tile.finish(0, kRows, d.stride);
 }
 
+// Not inlined, so that gcc lays out registers for its loops alone.
 template <Pass kPass, std::size_t kRows, class W>
-inline void dot_columns(const Dots<W>& d, std::size_t cols) {
+[[gnu::noinline]] void dot_columns(const Dots<W>& d, std::size_t cols) {
   std::size_t col = 0;
   if constexpr (kPass != Pass::stream) {
-    if (d.c % kLanes == 0 && d.c > kPortions * kPortionDepth * kLanes && cols >= kTileCols) {
-      Tile<kRows, kTileCols> tile;  // zeros, whose sums are written where those of the first tile will be
+    if (d.c % kLanes == 0 && d.c > kPortions * kPortionDepth * kLanes && cols >= kDotCols) {
+      Tile<kRows, kDotCols> tile;  // zeros, whose sums are written where those of the first tile will be
       clear(tile.acc);
       tile.out = d.out;
-      for (; col + kTileCols <= cols; col += kTileCols) deep_tile<kPass>(d, col, tile);
+      for (; col + kDotCols <= cols; col += kDotCols) deep_tile<kPass>(d, col, tile);
       tile.finish(0, kRows, d.stride);
     }
-    for (; col + kTileCols <= cols; col += kTileCols) any_tile<kPass, kRows, kTileCols>(d, col);
+    for (; col + kDotCols <= cols; col += kDotCols) any_tile<kPass, kRows, kDotCols>(d, col);
   }
   for (; col < cols; ++col) any_tile<kPass, kRows, 1>(d, col);
 }
@@ -150,34 +145,18 @@ inline void dot_strip(const Dots<W>& d, std::size_t rows, std::size_t cols) {
   }
 }
 
-// The strips from row `done` on.
-template <class W>
-inline void later_dots(Dots<W> d, std::size_t rows, std::size_t done, std::size_t cols) {
-  const float* x = d.x;
-  float* out = d.out;
-  for (std::size_t strip; done < rows; done += strip) {
-    strip = even_strip(rows - done);
-    d.x = x + done * d.c, d.out = out + done * d.stride;
-    dot_strip<Pass::later, kTileRows>(d, strip, cols);
-  }
-}
-
-// out[i * stride + j] = x[i] . weight[j] for `rows` rows of x and `cols` rows of weight, both of width c. wide [cols, c], for
-// kWideRows rows or more and weights that are not float32, is left with the weights widened, which is exact: results are the same bits.
+// out[i * stride + j] = x[i] . weight[j] for `rows` rows of x and `cols` rows of weight, both of width c. Weights that are not float32 are
+// widened by every strip, which takes less time than to keep them wide: multiplying hides it, and stores would not be hidden.
 template <class W>
 inline void dots(const float* x, std::size_t rows, std::size_t c, const W* weight, std::size_t cols, float* out,
-                 std::size_t stride, float* wide = nullptr) {
-  const Dots<W> d{x, c, weight, out, stride, wide};
+                 std::size_t stride) {
+  Dots<W> d{x, c, weight, out, stride};
   if (rows <= kStreamRows) return dot_strip<Pass::stream, kStreamRows>(d, rows, cols);
-  const std::size_t strip = even_strip(rows);
-  if constexpr (!std::is_same_v<W, float>) {
-    if (wide != nullptr) {
-      dot_strip<Pass::widen, kTileRows>(d, strip, cols);
-      return later_dots(Dots<float>{x, c, wide, out, stride, nullptr}, rows, strip, cols);
-    }
+  for (std::size_t done = 0, strip; done < rows; done += strip) {
+    strip = even_strip(rows - done, kDotRows);
+    d.x = x + done * c, d.out = out + done * stride;
+    done == 0 ? dot_strip<Pass::first, kDotRows>(d, strip, cols) : dot_strip<Pass::later, kDotRows>(d, strip, cols);
   }
-  dot_strip<Pass::first, kTileRows>(d, strip, cols);
-  later_dots(d, rows, strip, cols);
 }
 
 }  // namespace memory

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
 #include "dots.h"
@@ -15,7 +14,8 @@ namespace farthing {
 namespace FARTHING_ISA {
 namespace memory {
 
-// Slots whose scores are held at once. A tile stays in L2 between its two products, so the bank comes from memory once.
+// Slots whose scores are held at once, and their size as float32. A tile stays in L2 between its two products, so the bank comes from memory
+// once.
 inline constexpr std::size_t kTileSlots = 256;
 inline constexpr std::size_t kTileBytes = 512 << 10;
 
@@ -67,13 +67,6 @@ inline void softmax_step(float* scores, std::size_t slots, const float* step, fl
   running.total[row] += sum(total);
 }
 
-// Memory of this thread for a tile as float32; grows to one tile and stays.
-inline float* wide_room(std::size_t count) {
-  thread_local std::vector<float> room;
-  if (room.size() < count) room.resize(count);
-  return room.data();
-}
-
 // Streams the slots [begin, end) past `rows` <= kMemoryRows rows.
 template <class W>
 void stream_span(const float* x, std::size_t rows, const Memory& memory, float scale, std::size_t begin,
@@ -81,20 +74,18 @@ void stream_span(const float* x, std::size_t rows, const Memory& memory, float s
   const std::size_t c = memory.c;
   std::fill_n(running.best, rows, -std::numeric_limits<float>::infinity());
   std::fill_n(running.total, rows, 0.0f);
-  const std::size_t fitting = kTileBytes / (c * sizeof(W)) / 16 * 16;
+  const std::size_t fitting = kTileBytes / (c * sizeof(float)) / 16 * 16;
   const std::size_t most = std::clamp<std::size_t>(fitting, 16, kTileSlots);
   alignas(64) float scores[kMemoryRows * kTileSlots];
   for (std::size_t slot = begin; slot < end; slot += most) {
     const std::size_t slots = std::min(most, end - slot);
     const W* tile = static_cast<const W*>(memory.slots) + slot * c;
-    float* wide = rows >= kWideRows && !std::is_same_v<W, float> ? wide_room(slots * c) : nullptr;
-    dots(x, rows, c, tile, slots, scores, kTileSlots, wide);
+    dots(x, rows, c, tile, slots, scores, kTileSlots);
     for (std::size_t r = 0; r < rows; ++r) {
       softmax_step(scores + r * kTileSlots, slots, memory.step ? memory.step + slot : nullptr, scale, running, r,
                    acc + r * c, c);
     }
-    wide ? weighted_sum(scores, kTileSlots, rows, wide, slots, c, acc, slot == begin)
-         : weighted_sum(scores, kTileSlots, rows, tile, slots, c, acc, slot == begin);
+    weighted_sum(scores, kTileSlots, rows, tile, slots, c, acc, slot == begin);
   }
 }
 

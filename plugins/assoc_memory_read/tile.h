@@ -42,18 +42,18 @@ inline void store_head(float* p, Vec v, std::size_t n) {
   std::memcpy(p, lanes, n * sizeof(float));
 }
 
-// Rows of a register tile. AVX-512: 4*4 accumulators + 4 weights + 1 activation of 32 registers, the rest for sums that are under way;
-// others: 3*4 + 3 + 1 of 16.
+// Register tiles. AVX-512, of 32 registers: 4*4 sums of dot products, 4 weights and 1 activation, the rest for sums over lanes that are under
+// way; 6*4 of a weighted sum, 4 + 1. Others, of 16: 3*4 + 3 + 1 for both.
 #if defined(__AVX512F__)
-inline constexpr std::size_t kTileRows = 4;
+inline constexpr std::size_t kDotRows = 4, kSumRows = 6;
 #else
-inline constexpr std::size_t kTileRows = 3;
+inline constexpr std::size_t kDotRows = 3, kSumRows = 3;
 #endif
-inline constexpr std::size_t kTileCols = 4;
+inline constexpr std::size_t kDotCols = 4;
 
-// Rows of the next strip: 5 are taken as 3 + 2 and not as 4 + 1, since a strip of one waits for its weights.
-inline std::size_t even_strip(std::size_t rows) {
-  const std::size_t strips = (rows + kTileRows - 1) / kTileRows;
+// Rows of the next strip of at most `most`: 5 are taken as 3 + 2 and not as 4 + 1, since a strip of one waits for its weights.
+inline std::size_t even_strip(std::size_t rows, std::size_t most) {
+  const std::size_t strips = (rows + most - 1) / most;
   return (rows + strips - 1) / strips;
 }
 

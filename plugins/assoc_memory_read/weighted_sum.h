@@ -97,8 +97,8 @@ inline void weighted_sum(const float* p, std::size_t stride, std::size_t rows, c
     return sum_row(p, bank, slots, c, acc);
   }
   for (std::size_t strip; rows > 0; rows -= strip, p += strip * stride, acc += strip * c) {
-    strip = even_strip(rows);
-    sum_rest<kTileRows>(p, stride, strip, bank, slots, c, acc, fresh);
+    strip = even_strip(rows, kSumRows);
+    sum_rest<kSumRows>(p, stride, strip, bank, slots, c, acc, fresh);
   }
 }
 

@@ -38,8 +38,7 @@ void gate_columns(const GatedAssocMemoryArgs& a, std::size_t begin, std::size_t 
   const float* x = a.n + begin * c;
   float* out = gates + begin * 2 * c + col;
   if (a.gate_half) {
-    float* wide = rows >= memory::kWideRows ? memory::wide_room(cols * c) : nullptr;
-    memory::dots(x, rows, c, static_cast<const std::uint16_t*>(a.gate_w) + col * c, cols, out, 2 * c, wide);
+    memory::dots(x, rows, c, static_cast<const std::uint16_t*>(a.gate_w) + col * c, cols, out, 2 * c);
   } else {
     memory::dots(x, rows, c, static_cast<const float*>(a.gate_w) + col * c, cols, out, 2 * c);
   }
