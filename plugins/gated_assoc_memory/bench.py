@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..assoc_memory_read.bench import SLOTS, WIDTH, least, stored
+from ..assoc_memory_read.bench import SLOTS, WIDTH, stored
 from ..bench import Bench
 
 TAPS = 3
@@ -33,5 +33,4 @@ def rows() -> Iterator[Bench]:
                 memory[0].nbytes + gates.nbytes + 12.0 * count * WIDTH,
                 {"kernel_size": TAPS},
                 constants=NAMES[: 5 + len(memory[1:])],
-                **least(dtype, count),
             )
