@@ -149,3 +149,19 @@ def test_a_plain_decoder_has_no_ftp(tmp_path: Path) -> None:
         pytest.raises(RequestError, match="without it"),
     ):
         runtime.speculate("ftp")
+
+
+@pytest.mark.skipif(native_parts().missing is not None, reason="needs the native build")
+def test_the_trained_model_brings_several_tokens_a_pass(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "examples" / "ftp"
+    export("ftp", folder / "model", tmp_path / "bundle", adapter=folder / "ftp.safetensors")
+    prompts = [b"The ship sails and ", b"When the teacher reads, every ", b"Nobody saw how the comet "]
+    with farthing.load(tmp_path / "bundle", threads=1, context=128, draft="none") as runtime:
+        for prompt in prompts:
+            how: dict[str, Any] = {"prompt_ids": list(prompt), "greedy": True, "ignore_eos": True, "max_new_tokens": 70}
+            runtime.speculate("none")
+            wanted = runtime.generate(**how)
+            runtime.speculate("ftp", rows=7, always=True)
+            made = runtime.generate(**how)
+            assert made.ids == wanted.ids
+            assert 69 / (made.stats["passes"] - 1) > 2
