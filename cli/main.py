@@ -40,6 +40,7 @@ COMMANDS = {
     "inspect": "Show what is in a bundle and what it will need.",
     "quantize": "Make a bundle smaller.",
     "train-mtp": "Teach a frozen model to guess several tokens ahead.",
+    "train-judge": "Teach a model which drafted words will do (lossy).",
     "compile": "Compile a bundle for a CPU, a Jetson or an RTX card.",
     "tune": "Measure this machine, so that decoding can guess ahead.",
     "run": "Generate text from a prompt.",

@@ -88,23 +88,22 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``accepted`` of the drafts stand, then ``bonus``, the model's own token, is said. ``streak``: judge-only accepts at the end."""
+    """``accepted`` of the drafts stand, ``judged`` of them by the judge alone; then ``bonus``, the model's own token, is said."""
 
     accepted: int
     bonus: int
     judged: int
-    streak: int
 
 
-def accept_run(logits: np.ndarray, drafts: Sequence[int], good: np.ndarray, rule: Rule, streak: int = 0) -> Verdict:
+def accept_run(logits: np.ndarray, drafts: Sequence[int], good: np.ndarray, rule: Rule) -> Verdict:
     """How much of a chain of drafts stands, greedy.
 
     ``logits`` float32 [M+1,V], row 0 of the newest token and row i of draft i (1..M); ``good`` float32 [M+1], where good[i] judges
-    the token that row i *reads*, draft i; good[0] is not used. ``streak`` comes from the pass before, so that max_consecutive
-    holds across passes. A judge-only accept at draft i needs good[i] > delta and softmax(logits[i-1])[draft i] >= min_probability.
-    A bonus is the model's own choice, so it ends a streak.
+    the token that row i *reads*, draft i; good[0] is not used. A judge-only accept at draft i needs good[i] > delta and
+    softmax(logits[i-1])[draft i] >= min_probability. Every pass ends with the model's own token, so max_consecutive needs no memory
+    of the pass before.
     """
-    judged = 0
+    judged = streak = 0
     for i, token in enumerate(drafts, start=1):
         row = logits[i - 1]
         own = int(row.argmax())
@@ -118,9 +117,9 @@ def accept_run(logits: np.ndarray, drafts: Sequence[int], good: np.ndarray, rule
             and good[i] > rule.delta
             and probability(row, token) >= rule.min_probability
         ):
-            return Verdict(i - 1, own, judged, 0)
+            return Verdict(i - 1, own, judged)
         streak, judged = streak + 1, judged + 1
-    return Verdict(len(drafts), int(logits[len(drafts)].argmax()), judged, 0)
+    return Verdict(len(drafts), int(logits[len(drafts)].argmax()), judged)
 
 
 def probability(row: np.ndarray, token: int) -> float:

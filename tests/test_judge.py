@@ -56,25 +56,24 @@ ROWS = logits_of([{1: 0.6, 2: 0.2}, {1: 0.6, 2: 0.2}, {1: 0.6, 2: 0.2, 4: 0.001}
 
 
 @pytest.mark.parametrize(
-    ("drafts", "good", "rule", "streak", "wanted"),
+    ("drafts", "good", "rule", "wanted"),
     [
-        ([1, 1, 1], [0, 0, 0, 0], Rule(), 0, (3, 3, 0)),  # the model's own words need no judge
-        ([1, 2, 1], [0, 0, 0.9, 0], Rule(), 0, (3, 3, 1)),  # good[2] judges draft 2
-        ([1, 2, 1], [0, 0.9, 0, 0.9], Rule(), 0, (1, 1, 0)),  # and not its neighbours
-        ([1, 2, 1], [0, 0, 0.5, 0], Rule(delta=0.5), 0, (1, 1, 0)),  # greater, not equal
-        ([1, 2, 1], [1, 1, 1, 1], Rule(delta=1.0), 0, (1, 1, 0)),  # judge off
-        ([1, 1, 4], [1, 1, 1, 1], Rule(), 0, (2, 1, 0)),  # the model gives it 0.001
-        ([1, 1, 4], [1, 1, 1, 1], Rule(min_probability=0), 0, (3, 3, 1)),
-        ([1, 2, 1], [1, 1, 1, 1], Rule(control_ids=frozenset({2})), 0, (1, 1, 0)),
-        ([2, 2, 2], [1, 1, 1, 1], Rule(max_consecutive=2), 0, (2, 1, 2)),
-        ([2, 1, 2], [1, 1, 1, 1], Rule(max_consecutive=1), 0, (3, 3, 2)),  # the model's own word between them
-        ([2, 1, 1], [1, 1, 1, 1], Rule(max_consecutive=2), 2, (0, 1, 0)),  # the streak of the pass before
-        ([2, 2, 2], [1, 1, 1, 1], Rule(max_consecutive=0), 9, (3, 3, 3)),
-        ([], [0], Rule(), 0, (0, 1, 0)),
+        ([1, 1, 1], [0, 0, 0, 0], Rule(), (3, 3, 0)),  # the model's own words need no judge
+        ([1, 2, 1], [0, 0, 0.9, 0], Rule(), (3, 3, 1)),  # good[2] judges draft 2
+        ([1, 2, 1], [0, 0.9, 0, 0.9], Rule(), (1, 1, 0)),  # and not its neighbours
+        ([1, 2, 1], [0, 0, 0.5, 0], Rule(delta=0.5), (1, 1, 0)),  # greater, not equal
+        ([1, 2, 1], [1, 1, 1, 1], Rule(delta=1.0), (1, 1, 0)),  # judge off
+        ([1, 1, 4], [1, 1, 1, 1], Rule(), (2, 1, 0)),  # the model gives it 0.001
+        ([1, 1, 4], [1, 1, 1, 1], Rule(min_probability=0), (3, 3, 1)),
+        ([1, 2, 1], [1, 1, 1, 1], Rule(control_ids=frozenset({2})), (1, 1, 0)),
+        ([2, 2, 2], [1, 1, 1, 1], Rule(max_consecutive=2), (2, 1, 2)),
+        ([2, 1, 2], [1, 1, 1, 1], Rule(max_consecutive=1), (3, 3, 2)),  # the model's own word between them
+        ([2, 2, 2], [1, 1, 1, 1], Rule(max_consecutive=0), (3, 3, 3)),
+        ([], [0], Rule(), (0, 1, 0)),
     ],
 )
-def test_combined_rule(drafts, good, rule, streak, wanted) -> None:  # type: ignore[no-untyped-def]
-    verdict = accept_run(ROWS, drafts, np.array(good, np.float32), rule, streak)
+def test_combined_rule(drafts, good, rule, wanted) -> None:  # type: ignore[no-untyped-def]
+    verdict = accept_run(ROWS, drafts, np.array(good, np.float32), rule)
     assert (verdict.accepted, verdict.bonus, verdict.judged) == wanted
 
 
