@@ -37,6 +37,7 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 6 a package is missing.
 @click.option("--answer", required=True, help="Regular expression of the final answer.")
 @click.option("--out", required=True, type=click.Path(), help="The judge, a .safetensors file.")
 @click.option("--new-tokens", default=256, show_default=True, help="Longest answer.")
+@click.option("--stop-id", "stop_ids", type=int, multiple=True, help="Ends a text, beside the tokenizer's own.")
 @click.option("--false-accept-rate", default=0.05, show_default=True, help="Of words that change the answer.")
 @click.option("--batch", default=16, show_default=True, help="Texts a pass.")
 @click.option("--seed", default=0, show_default=True, help="Which prompts are held out.")

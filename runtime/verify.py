@@ -25,6 +25,7 @@ from .bundle import Bundle
 from .stepper import Stepper
 from .tensors import MTP_DRAFT_CHAIN
 from .verify_drafts import draft_failure
+from .verify_judge import judge_failure
 
 TOLERANCE = 2e-4
 """Largest allowed difference of a logit, times the largest logit where that exceeds 1: machines differ in the order of sums only.
@@ -74,7 +75,7 @@ class CaseResult:
 class EngineResult:
     """All cases on one engine, ``bodies``, ``kernels`` or ``kernels-int8``. ``steps`` counts compared choices.
 
-    ``drafts`` says what is wrong with the drafts of an mtp bundle; None where they hold or there are none.
+    ``drafts`` says what is wrong with the drafts of an mtp bundle, or the judge of a judge bundle; None where they hold or there are none.
     """
 
     engine: str
@@ -240,6 +241,8 @@ def verify_vectors(
         if "mtp" in bundle.manifest:
             chain = open_session(str(bundle.graph(MTP_DRAFT_CHAIN)), session_options(bundle, engine, threads))
             drafts = draft_failure(bundle, session, chain, allowed)
+        elif "judge" in bundle.manifest:
+            drafts = judge_failure(bundle, session, allowed)
         results.append(EngineResult(engine, checked, steps, time.perf_counter() - start, drafts))
     return results, skipped
 

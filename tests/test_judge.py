@@ -17,9 +17,12 @@ from farthing.export.checkpoint import Checkpoint, open_checkpoint
 from farthing.export.checkpoint.judge_file import open_judge, save_judge
 from farthing.export.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
 from farthing.export.vectors.judge import record_judge
+from farthing.export.vectors.record import open_graph
 from farthing.models.blocks import KVCache
 from farthing.models.judge import GOOD, IMPORTANT, Judge, Rule, StatesDecoder, accept_run
 from farthing.runtime.bundle import open_bundle
+from farthing.runtime.verify import verify_vectors
+from farthing.runtime.verify_judge import judge_failure
 
 PROMPT = [5, 77, 12, 140, 33, 9, 201]
 
@@ -177,3 +180,20 @@ def test_export_refuses(target: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="target of judge"):
         export("judge", target.path, tmp_path / "out", judge=tmp_path / "j.safetensors")
     assert not (tmp_path / "out").exists()
+
+
+def test_verify_replays_the_judge(target: Checkpoint, tmp_path: Path) -> None:
+    save_judge(tmp_path / "j.safetensors", a_judge(), target)
+    export("judge", target.path, tmp_path / "out", judge=tmp_path / "j.safetensors", check=False)
+    bundle = open_bundle(tmp_path / "out")
+    assert all(engine.ok for engine in verify_vectors(bundle)[0])
+    session = open_graph(bundle.graph("decoder"))
+    assert judge_failure(bundle, session, 1e-4) is None
+
+    class Other:
+        """A judge of the opposite polarity."""
+
+        def run(self, wanted: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [1 - session.run(wanted, feeds)[0]]
+
+    assert "difference of the judge from the recorded one, prompt 0" in str(judge_failure(bundle, Other(), 1e-4))

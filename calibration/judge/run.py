@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def train_judge(
     *,
     answer: str | None = None,
     same: Same | None = None,
+    stop_ids: Collection[int] = (),
     new_tokens: int = 256,
     false_accept_rate: float = 0.05,
     batch: int = 16,
@@ -56,7 +57,7 @@ def train_judge(
     """Mine, fit, calibrate, and write the judge of ``target`` for drafts by ``draft`` to ``out``.
 
     ``prompts`` are lists of ids or a .jsonl file (`read_prompts`). ``answer`` is the pattern of `answer_rule`; or ``same`` is a checker of
-    one's own. Raises RequestError (different tokenizers, too few mismatches), CheckpointError.
+    one's own. ``stop_ids`` end a text beside the tokenizer's own. Raises RequestError (different tokenizers, too few mismatches), CheckpointError.
     """
     began = time.process_time()
     if (answer is None) == (same is None):
@@ -81,7 +82,7 @@ def train_judge(
                 )
             )
     rule = same or answer_rule(answer or "", _text_of(tokenizer))
-    stop = set(tokenizer.eos_ids) if tokenizer else set()
+    stop = {*stop_ids, *(tokenizer.eos_ids if tokenizer else ())}
     found = mine(
         StatesDecoder(sources[0]),
         StatesDecoder(sources[1]),
