@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tiny
+from farthing.calibration.quantize import Options, quantize
 from farthing.errors import CheckpointError, RequestError
 from farthing.export import export
 from farthing.export.checkpoint import Checkpoint, open_checkpoint
@@ -197,3 +198,12 @@ def test_verify_replays_the_judge(target: Checkpoint, tmp_path: Path) -> None:
             return [1 - session.run(wanted, feeds)[0]]
 
     assert "difference of the judge from the recorded one, prompt 0" in str(judge_failure(bundle, Other(), 1e-4))
+
+
+def test_quantised_bundle_keeps_a_judge(target: Checkpoint, tmp_path: Path) -> None:
+    save_judge(tmp_path / "j.safetensors", a_judge(notes={"false_accept_rate": "0.04"}), target)
+    export("judge", target.path, tmp_path / "out", judge=tmp_path / "j.safetensors", check=False)
+    quantize(tmp_path / "out", tmp_path / "int8", Options(weights="int8", block=16), measure=False)
+    bundle = open_bundle(tmp_path / "int8")
+    assert bundle.manifest["judge"]["false_accept_rate"] is None  # the states are others now
+    assert all(engine.ok for engine in verify_vectors(bundle)[0])

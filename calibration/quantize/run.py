@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import RequestError, found_wanted
 from ...export.graph import Progress, no_progress
 from ...export.vectors import record_decoder
+from ...export.vectors.judge import record_judge
 from ...runtime.bundle import Bundle, BundleWriter, open_bundle
 from ...runtime.plain_feeds import plain_feeds
 from ...runtime.tensors import DECODER
@@ -136,7 +137,10 @@ def _record_again(source: Bundle, graph: Path, folder: Path, progress: Progress)
     )
     path = folder / source.manifest["vectors"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(recording.as_json(), sort_keys=True) + "\n", encoding="utf-8")
+    content: dict[str, Any] = recording.as_json()
+    if "judge" in source.manifest:
+        content["judge"] = record_judge(graph, config, prompts).as_json()
+    path.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _manifest(source: Bundle, written: Rewritten, options: Options, loss: dict[str, Any] | None) -> dict[str, Any]:
@@ -152,6 +156,9 @@ def _manifest(source: Bundle, written: Rewritten, options: Options, loss: dict[s
     }
     if loss:
         quantization["loss"] = loss
+    if "judge" in kept:
+        # It was measured on the states of the other weights.
+        kept["judge"] = {**kept["judge"], "false_accept_rate": None}
     versions = {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
     return {
         **kept,
