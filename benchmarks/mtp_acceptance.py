@@ -15,9 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from draft_prompts import texts
-
 import farthing
+from farthing.calibration.draft_prompts import texts
 
 NEW = 96
 CHAT = (
