@@ -18,7 +18,6 @@ from typing import Any
 import farthing
 from farthing.calibration.draft_prompts import texts
 
-NEW = 96
 CHAT = (
     "What is the difference between a lake and a sea?",
     "Give me three tips for writing a good letter.",
@@ -47,43 +46,48 @@ def prompts(model: Any) -> dict[str, list[list[int]]]:
     return {**found, "records": [list(encode(t)) for t in RECORDS], "chat": [list(encode(t)) for t in chats]}
 
 
-def generate(model: Any, ids: list[int]) -> tuple[list[int], int, float]:
-    """(ids, passes after the prompt's, CPU seconds)."""
+def generate(model: Any, ids: list[int], new: int) -> tuple[list[int], int, float]:
+    """(ids, passes, CPU seconds)."""
     model.reset()
     began = time.process_time()
-    made = model.generate(prompt_ids=ids, greedy=True, max_new_tokens=NEW, stop_ids=[])
+    made = model.generate(prompt_ids=ids, greedy=True, max_new_tokens=new, stop_ids=[])
     return made.ids, made.stats["passes"], time.process_time() - began
 
 
-def run(model: Any, all_prompts: dict[str, list[list[int]]]) -> dict[str, list[tuple[list[int], int, float]]]:
-    return {kind: [generate(model, ids) for ids in group] for kind, group in all_prompts.items()}
+def compare(plain: list[Any], cells: list[Any]) -> dict[str, Any]:
+    """Tokens a pass, how many texts are the plain ones, and plain CPU seconds over these."""
+    return {
+        "tokens a pass": round(sum(len(c[0]) for c in cells) / sum(c[1] for c in cells), 2),
+        "same": f"{sum(c[0] == p[0] for c, p in zip(cells, plain))} of {len(cells)}",
+        "speed": round(sum(p[2] for p in plain) / sum(c[2] for c in cells), 2),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--new", type=int, default=96, help="ids a text")
+    parser.add_argument("--prompts", type=int, default=4, help="of each kind, at most")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    with farthing.load(args.bundle, threads=1, context=1024, draft="none") as model:
-        masks, group = model.bundle.manifest["mtp"]["masks"], prompts(model)
-        results = {"plain": run(model, group)}
-        for name, how in (("quadratic", "all"), ("linear", "last")):
-            model.engine.draft("mtp", "", {"nodes": masks, "masks": how, "always": True})
-            results[name] = run(model, group)
-        model.engine.draft("none", "", {})
-    with farthing.load(args.bundle, threads=1, context=1024, draft="mtp") as model:
-        generate(model, group["prose"][0])  # measures what passes cost
-        results["chosen"] = run(model, group)
+    load = {"threads": 1, "context": 1024}
     table: dict[str, dict[str, Any]] = {}
-    for kind in group:
-        row = table.setdefault(kind, {})
-        plain = results["plain"][kind]
-        for name in ("quadratic", "linear", "chosen"):
-            cells = results[name][kind]
-            row[name] = round(sum(len(c[0]) for c in cells) / sum(c[1] for c in cells), 2)
-            row[f"{name} same"] = sum(c[0] == p[0] for c, p in zip(cells, plain))
-            row[f"{name} speed"] = round(sum(p[2] for p in plain) / sum(c[2] for c in cells), 2)
-        print(kind, row, flush=True)
+    with (
+        farthing.load(args.bundle, draft="none", **load) as model,
+        farthing.load(args.bundle, draft="mtp", **load) as choosing,
+    ):
+        masks, group = model.bundle.manifest["mtp"]["masks"], prompts(model)
+        generate(choosing, group["prose"][0], 48)  # measures what passes cost
+        for kind, ids in group.items():
+            ids = ids[: args.prompts]
+            model.engine.draft("none", "", {})
+            plain = [generate(model, i, args.new) for i in ids]
+            row = table.setdefault(kind, {})
+            for name, how in (("quadratic", "all"), ("linear", "last")):
+                model.engine.draft("mtp", "", {"nodes": masks, "masks": how, "always": True})
+                row[name] = compare(plain, [generate(model, i, args.new) for i in ids])
+            row["chosen"] = compare(plain, [generate(choosing, i, args.new) for i in ids])
+            print(kind, row, flush=True)
     if args.json:
         args.json.write_text(json.dumps(table, indent=1) + "\n")
 
