@@ -65,6 +65,7 @@ ladder: $(VENV)/.stamp-dev build/rtx/.stamp
 	cmake -S plugins/cuda -B build/cuda -DPython3_EXECUTABLE=$(abspath $(PY)) > /dev/null
 	cmake --build build/cuda --parallel
 	$(FARTHING) ops check
+	$(PY) -m pytest -q tests/operators/test_mutations.py -k "cuda or plugins"
 
 # lint: ruff, types, and the layout of C++ where clang-format is installed. Changes nothing.
 lint: $(VENV)/.stamp-dev types
