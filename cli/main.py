@@ -41,6 +41,7 @@ COMMANDS = {
     "quantize": "Make a bundle smaller.",
     "train-mtp": "Teach a frozen model to guess several tokens ahead.",
     "train-judge": "Teach a model which drafted words will do (lossy).",
+    "draft-table": "Count what tends to follow, to guess ahead.",
     "compile": "Compile a bundle for a CPU, a Jetson or an RTX card.",
     "tune": "Measure this machine, so that decoding can guess ahead.",
     "run": "Generate text from a prompt.",

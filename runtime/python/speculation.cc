@@ -1,6 +1,8 @@
 #include "speculation.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -124,7 +126,8 @@ SpeculationOptions speculation_options(const nb::dict& given) {
 namespace {
 
 struct TextDrafter {
-  TextDrafter(const std::string& name, std::int64_t capacity) : drafter(make_text_drafter(name, capacity)) {
+  TextDrafter(const std::string& name, std::int64_t capacity, std::shared_ptr<const TableFile> table)
+      : drafter(make_text_drafter(name, capacity, std::move(table))) {
     if (!drafter) {
       refuse(Status::request, "drafter", "'" + name.substr(0, 40) + "'", "lookup, aded or auto", "choose one");
     }
@@ -136,8 +139,22 @@ struct TextDrafter {
 }  // namespace
 
 void bind_drafters(nb::module_& module) {
+  nb::class_<TableFile>(module, "TableFile")
+      .def(nb::init<const std::filesystem::path&, std::int64_t, const std::string&>(), nb::arg("path"),
+           nb::arg("vocab_size"), nb::arg("tokenizer"))
+      .def_prop_ro("pairs", &TableFile::pairs)
+      .def_prop_ro("bytes", &TableFile::bytes)
+      .def("find", [](const TableFile& self, std::int32_t a, std::int32_t b) {
+        std::vector<std::tuple<std::int32_t, float>> found;
+        const Successors* s = self.find(a, b);
+        for (std::size_t i = 0; s != nullptr && i < static_cast<std::size_t>(s->count); ++i) {
+          found.emplace_back(s->ids[i], s->scores[i]);
+        }
+        return found;
+      });
   nb::class_<TextDrafter>(module, "TextDrafter")
-      .def(nb::init<const std::string&, std::int64_t>(), nb::arg("name"), nb::arg("capacity"))
+      .def(nb::init<const std::string&, std::int64_t, std::shared_ptr<const TableFile>>(), nb::arg("name"),
+           nb::arg("capacity"), nb::arg("table").none() = nb::none())
       .def("begin", [](TextDrafter& self, const Ids& tokens) { self.drafter->begin(tokens); })
       .def("observe", [](TextDrafter& self, const Ids& tokens) { self.drafter->observe(tokens); })
       .def("propose",

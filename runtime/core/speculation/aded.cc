@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace farthing {
 namespace {
@@ -12,7 +13,8 @@ std::size_t pairs_for(std::int64_t capacity) {
 
 }  // namespace
 
-AdedDrafter::AdedDrafter(std::int64_t capacity) : table_(pairs_for(capacity)) {
+AdedDrafter::AdedDrafter(std::int64_t capacity, std::shared_ptr<const TableFile> file)
+    : table_(pairs_for(capacity), std::move(file)) {
   text_.reserve(static_cast<std::size_t>(capacity) + 1);
   tree_.reserve(1 + static_cast<std::size_t>(kIterations) * Successors::kMost);
   drafted_.reserve(tree_.capacity());

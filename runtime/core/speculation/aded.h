@@ -5,6 +5,7 @@
 
 #include "draft.h"
 #include "hit_rate.h"
+#include "table_file.h"
 #include "trigram_table.h"
 
 namespace farthing {
@@ -13,10 +14,11 @@ namespace farthing {
 // prompt is entered once. A PUCT search from the last two tokens visits what is likely to follow, and the most visited nodes are the
 // draft. Priors are scores divided by their sum (scores grow beyond 1), successors have a fixed order, and the search draws no random
 // numbers: it goes down the likeliest successors where the original samples. Chances are learned by prior and depth.
-// The table holds four pairs a token of the capacity, at most 65536: 8 MB at most.
+// The table holds four pairs a token of the capacity, at most 65536: 8 MB at most, beside a file's.
 class AdedDrafter final : public Drafter {
  public:
-  explicit AdedDrafter(std::int64_t capacity);
+  // `file`: what is known before the text, or null.
+  explicit AdedDrafter(std::int64_t capacity, std::shared_ptr<const TableFile> file = nullptr);
 
   const char* name() const override { return "aded"; }
   void begin(std::span<const std::int32_t> tokens) override;

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
+
+#include "table_file.h"
 
 namespace farthing {
 
@@ -11,7 +14,8 @@ float Successors::total() const {
   return sum;
 }
 
-TrigramTable::TrigramTable(std::size_t pairs) : slots_(std::bit_ceil(std::max<std::size_t>(pairs, kWays))) {}
+TrigramTable::TrigramTable(std::size_t pairs, std::shared_ptr<const TableFile> file)
+    : slots_(std::bit_ceil(std::max<std::size_t>(pairs, kWays))), file_(std::move(file)) {}
 
 void TrigramTable::clear() {
   for (Slot& slot : slots_) slot = {};
@@ -29,7 +33,7 @@ const Successors* TrigramTable::find(std::int32_t a, std::int32_t b) const {
   for (std::size_t i = first; i < first + kWays; ++i) {
     if (slots_[i].key == wanted) return &slots_[i].successors;
   }
-  return nullptr;
+  return file_ ? file_->find(a, b) : nullptr;
 }
 
 void TrigramTable::reinforce(std::int32_t a, std::int32_t b, std::int32_t c, float step, float cap) {
@@ -43,7 +47,10 @@ void TrigramTable::reinforce(std::int32_t a, std::int32_t b, std::int32_t c, flo
     }
     if (slots_[i].used < slot->used) slot = &slots_[i];
   }
-  if (slot->key != wanted) *slot = {wanted, 0, {}};
+  if (slot->key != wanted) {
+    const Successors* known = file_ ? file_->find(a, b) : nullptr;
+    *slot = {wanted, 0, known ? *known : Successors{}};
+  }
   slot->used = ++clock_;
   Successors& s = slot->successors;
   std::size_t at = 0;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace farthing {
@@ -18,12 +19,15 @@ struct Successors {
   float total() const;
 };
 
+class TableFile;
+
 // A bounded table in memory: sets of four pairs, of which the one that was not reinforced for longest gives way. 120 bytes a pair.
-// Deterministic: the same calls leave the same table.
+// Deterministic: the same calls leave the same table. Over a file it shows what the file has for pairs that it does not hold itself, and
+// goes on from there when they are reinforced; the file is not changed.
 class TrigramTable {
  public:
   // `pairs`: how many it holds, rounded up to a power of two.
-  explicit TrigramTable(std::size_t pairs);
+  explicit TrigramTable(std::size_t pairs, std::shared_ptr<const TableFile> file = nullptr);
 
   void clear();
   const Successors* find(std::int32_t a, std::int32_t b) const;
@@ -45,6 +49,7 @@ class TrigramTable {
   std::size_t first_way(std::uint64_t key) const;
 
   std::vector<Slot> slots_;
+  std::shared_ptr<const TableFile> file_;
   std::uint32_t clock_ = 0;
 };
 
