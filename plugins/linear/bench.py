@@ -8,7 +8,7 @@ import numpy as np
 
 from ..bench import Bench
 
-CACHED = "the weight stays in L3 from call to call, which no decode step of a whole model enjoys; the head's row shows the other case"
+CACHED = "the weight stays in L3 from call to call, where body and kernel are about equally fast; the head's rows show a weight that does not"
 
 
 def rows() -> Iterator[Bench]:
@@ -20,7 +20,7 @@ def rows() -> Iterator[Bench]:
             stored = weight.astype(dtype)
             for count in counts:
                 x = rng.standard_normal((1, count, k), dtype=np.float32)
-                cached = n == 3072 and count == 1
+                cached = n == 3072 and count <= 8
                 yield Bench(
                     "Linear",
                     f"{count} x {k} x {n} {np.dtype(dtype).name}",
@@ -28,6 +28,6 @@ def rows() -> Iterator[Bench]:
                     2.0 * count * n * k,
                     stored.nbytes + 4.0 * count * (n + k),
                     constants=("weight",),
-                    least=0.5 if cached else 1.0,
+                    least=0.95 if cached else 1.0,
                     note=CACHED if cached else "",
                 )
