@@ -146,7 +146,7 @@ inline void dot_strip(const Dots<W>& d, std::size_t rows, std::size_t cols) {
 }
 
 // out[i * stride + j] = x[i] . weight[j] for `rows` rows of x and `cols` rows of weight, both of width c. Weights that are not float32 are
-// widened by every strip, which takes less time than to keep them wide: multiplying hides it, and stores would not be hidden.
+// widened by every strip.
 template <class W>
 inline void dots(const float* x, std::size_t rows, std::size_t c, const W* weight, std::size_t cols, float* out,
                  std::size_t stride) {

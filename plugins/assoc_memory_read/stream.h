@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "dots.h"
@@ -67,6 +68,17 @@ inline void softmax_step(float* scores, std::size_t slots, const float* step, fl
   running.total[row] += sum(total);
 }
 
+// The tile as float32, which is exact: results are the same bits. The memory is this thread's; it grows to one tile and stays.
+template <class W>
+const float* widened(const W* tile, std::size_t count) {
+  thread_local std::vector<float> room;
+  if (room.size() < count) room.resize(count);
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(room.data() + i, widen(tile + i));
+  if (i < count) store_head(room.data() + i, widen_head(tile + i, count - i), count - i);
+  return room.data();
+}
+
 // Streams the slots [begin, end) past `rows` <= kMemoryRows rows.
 template <class W>
 void stream_span(const float* x, std::size_t rows, const Memory& memory, float scale, std::size_t begin,
@@ -80,12 +92,14 @@ void stream_span(const float* x, std::size_t rows, const Memory& memory, float s
   for (std::size_t slot = begin; slot < end; slot += most) {
     const std::size_t slots = std::min(most, end - slot);
     const W* tile = static_cast<const W*>(memory.slots) + slot * c;
-    dots(x, rows, c, tile, slots, scores, kTileSlots);
+    const float* wide = rows >= kWideRows && !std::is_same_v<W, float> ? widened(tile, slots * c) : nullptr;
+    wide ? dots(x, rows, c, wide, slots, scores, kTileSlots) : dots(x, rows, c, tile, slots, scores, kTileSlots);
     for (std::size_t r = 0; r < rows; ++r) {
       softmax_step(scores + r * kTileSlots, slots, memory.step ? memory.step + slot : nullptr, scale, running, r,
                    acc + r * c, c);
     }
-    weighted_sum(scores, kTileSlots, rows, tile, slots, c, acc, slot == begin);
+    wide ? weighted_sum(scores, kTileSlots, rows, wide, slots, c, acc, slot == begin)
+         : weighted_sum(scores, kTileSlots, rows, tile, slots, c, acc, slot == begin);
   }
 }
 

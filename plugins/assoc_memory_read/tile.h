@@ -46,8 +46,11 @@ inline void store_head(float* p, Vec v, std::size_t n) {
 // way; 6*4 of a weighted sum, 4 + 1. Others, of 16: 3*4 + 3 + 1 for both.
 #if defined(__AVX512F__)
 inline constexpr std::size_t kDotRows = 4, kSumRows = 6;
+// From this many rows on, a tile that is not float32 is widened once and not by every strip. With AVX-512 multiplying hides the widening.
+inline constexpr std::size_t kWideRows = ~std::size_t{0};
 #else
 inline constexpr std::size_t kDotRows = 3, kSumRows = 3;
+inline constexpr std::size_t kWideRows = 7;
 #endif
 inline constexpr std::size_t kDotCols = 4;
 

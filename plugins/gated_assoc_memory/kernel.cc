@@ -38,7 +38,9 @@ void gate_columns(const GatedAssocMemoryArgs& a, std::size_t begin, std::size_t 
   const float* x = a.n + begin * c;
   float* out = gates + begin * 2 * c + col;
   if (a.gate_half) {
-    memory::dots(x, rows, c, static_cast<const std::uint16_t*>(a.gate_w) + col * c, cols, out, 2 * c);
+    const auto* w = static_cast<const std::uint16_t*>(a.gate_w) + col * c;
+    if (rows >= memory::kWideRows) return memory::dots(x, rows, c, memory::widened(w, cols * c), cols, out, 2 * c);
+    memory::dots(x, rows, c, w, cols, out, 2 * c);
   } else {
     memory::dots(x, rows, c, static_cast<const float*>(a.gate_w) + col * c, cols, out, 2 * c);
   }
