@@ -37,7 +37,8 @@ struct DraftLimits {
   bool tree = false;       // whether the model takes branches; otherwise the draft must be a chain
 };
 
-// Guesses from the text so far. Deterministic: equal texts and options give equal drafts. For one thread.
+// Guesses from the text so far, and from what it learned before. Deterministic: the same calls in the same order give equal drafts. For
+// one thread.
 class Drafter {
  public:
   virtual ~Drafter() = default;
