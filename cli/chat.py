@@ -45,10 +45,22 @@ def chat_command(
     draft: str,
     draft_table: str | None,
     draft_rows: int,
+    draft_bundle: str | None,
+    judge: bool,
     **how: Any,
 ) -> None:
     with open_bundle_for(
-        bundle, threads, context, no_native, backend, cuda_graphs, draft, draft_table, draft_rows
+        bundle,
+        threads,
+        context,
+        no_native,
+        backend,
+        cuda_graphs,
+        draft,
+        draft_table,
+        draft_rows,
+        draft_bundle,
+        judge,
     ) as runtime:
         if runtime.tokenizer is None or not runtime.tokenizer.has_chat_template:
             raise RequestError(

@@ -11,8 +11,14 @@ _Command = Callable[..., None]
 
 
 def open_options(command: _Command) -> _Command:
-    """How a bundle is opened: ``threads``, ``context``, ``no_native``, ``backend``, ``cuda_graphs``, ``draft``, ``draft_table``, ``draft_rows``."""
+    """How a bundle is opened: ``threads``, ``context``, ``no_native``, ``backend``, ``cuda_graphs``, ``draft``, ``draft_table``, ``draft_rows``, ``draft_bundle``, ``judge``."""
     for option in (
+        click.option(
+            "--judge/--no-judge",
+            default=True,
+            help="Whether the judge of a bundle of `farthing export judge` may accept drafts (lossy).  [default: judge]",
+        ),
+        click.option("--draft-bundle", type=click.Path(), help="With --draft model: the small model's bundle."),
         click.option("--draft-rows", type=int, default=15, show_default=True, help="Most drafted tokens of a pass."),
         click.option(
             "--draft-table", type=click.Path(), help="A table of `farthing draft-table build`, for aded and auto."
@@ -21,7 +27,7 @@ def open_options(command: _Command) -> _Command:
             "--draft",
             default="tuned",
             show_default=True,
-            help="Guess ahead: none, auto, lookup, aded, ... ; tuned = auto where `farthing tune` was run. The text stays the same.",
+            help="Guess ahead: none, auto, lookup, aded, model, ... ; tuned = auto where `farthing tune` was run. The text stays the same.",
         ),
         click.option("--cuda-graphs", is_flag=True, help="With tensorrt: replay passes of one row as a CUDA graph."),
         click.option(
@@ -79,6 +85,8 @@ def open_bundle_for(
     draft: str = "tuned",
     draft_table: str | None = None,
     draft_rows: int = 15,
+    draft_bundle: str | None = None,
+    judge: bool = True,
 ) -> Any:
     """`farthing.load` with the options of `open_options`."""
     from ..runtime.api import load  # heavy: numpy, tokenizers
@@ -94,6 +102,8 @@ def open_bundle_for(
         draft=draft,
         draft_table=draft_table,
         draft_rows=draft_rows,
+        draft_bundle=draft_bundle,
+        judge=judge,
     )
 
 

@@ -22,7 +22,7 @@ from ..errors import BundleError, RequestError, found_wanted
 from . import options as check
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
-from .speculation import Acceptor, Drafter, PassCosts, check_draft
+from .speculation import Acceptor, Drafter, PassCosts, check_draft, check_judge
 from .text import Tokenizer, tokenizer_of
 
 DEFAULT_CONTEXT = 2048
@@ -63,6 +63,8 @@ def load(
     draft: str | Drafter = "tuned",
     draft_table: str | Path | None = None,
     draft_rows: int = 15,
+    draft_bundle: str | Path | None = None,
+    judge: bool | float = True,
 ) -> Runtime:
     """Open the bundle in folder ``bundle``.
 
@@ -72,7 +74,9 @@ def load(
     the engines that `farthing compile` made on this machine (untested on GPU); ``cuda_graphs``: with tensorrt, replay passes of one
     row as a CUDA graph. ``draft``: how to guess ahead, a name of `farthing.runtime.speculation.DRAFTS` or a `Drafter`; the text stays the
     same, token by token. ``tuned`` guesses only where `farthing tune` has measured this machine; other names measure it when opening,
-    about 30 passes. ``draft_table``: a table of `farthing draft-table`; ``draft_rows``: most drafted tokens of a pass.
+    about 30 passes. ``draft_table``: a table of `farthing draft-table`; ``draft_rows``: most drafted tokens of a pass; ``draft_bundle``: the
+    small model of draft ``model``. ``judge``: whether the judge of a bundle of `farthing export judge` may accept drafted tokens, which
+    is **lossy**, or above which P(good) instead of the bundle's threshold; False gives the model's own text, as with all other bundles.
 
     Raises RequestError (bad argument), BundleError (damaged bundle), MissingDependencyError (part not installed).
     """
@@ -102,7 +106,7 @@ def load(
         cuda_graphs=cuda_graphs,
     )
     runtime = Runtime(engine, checked)
-    runtime.speculate(draft, table=draft_table, rows=draft_rows)
+    runtime.speculate(draft, table=draft_table, rows=draft_rows, draft_bundle=draft_bundle, judge=judge)
     return runtime
 
 
@@ -152,13 +156,20 @@ class Runtime:
         tree: bool = True,
         costs: PassCosts | None = None,
         always: bool = False,
+        draft_bundle: str | Path | None = None,
+        judge: bool | float = True,
     ) -> None:
         """Guess ahead from now on, or stop doing so with ``none``. Arguments as in `load`.
 
-        With a `Drafter` of one's own: ``acceptor`` None = exact; ``costs`` None = measured now; ``always`` runs every draft whatever
+        With a `Drafter` of one's own: ``acceptor`` None = exact, or the bundle's judge; ``costs`` None = measured now; ``always`` runs every draft whatever
         it costs. Forgets the text where it measures. Raises RequestError, also in portable mode for all but ``none`` and ``tuned``.
         """
         check_draft(draft, rows)
+        delta = check_judge(judge)
+        if draft_bundle is not None and draft != "model":
+            raise RequestError(
+                found_wanted("draft_bundle", f"given with draft {str(draft)[:60]!r}", "draft model", "leave it out")
+            )
         if not self._native:
             if draft in ("none", "tuned"):
                 return
@@ -171,7 +182,14 @@ class Runtime:
                 )
             )
         engine: Any = self.engine
-        options = {"nodes": min(rows, engine.capacity - 1, 63), "tree": tree, "always": always}
+        options = {
+            "nodes": min(rows, engine.capacity - 1, 63),
+            "tree": tree,
+            "always": always,
+            "judge": judge is not False,
+        }
+        if delta is not None:
+            options["delta"] = delta
         if engine.capacity < 4:  # nothing fits beside the newest token
             draft = "none"
         if isinstance(draft, Drafter):
@@ -179,12 +197,17 @@ class Runtime:
                 costs = self.measure()
             engine.speculate(draft, acceptor, options, ([], [], []) if costs is None else costs.grid())
         else:
-            engine.draft(draft, str(table or ""), options)
+            engine.draft(draft, str(table or ""), options, str(draft_bundle or ""))
 
     @property
     def drafter(self) -> str:
         """Name of what guesses ahead; ``none`` where nothing does."""
         return str(getattr(self.engine, "drafter", "none"))
+
+    @property
+    def acceptor(self) -> str:
+        """Name of what accepts drafts: ``exact``, ``judge`` (lossy), or a class of one's own."""
+        return str(getattr(self.engine, "acceptor", "exact"))
 
     def measure(self, rows: Sequence[int] = (1, 2, 4, 8, 16), past: Sequence[int] = (0,), rounds: int = 2) -> PassCosts:
         """What passes cost here, for `speculate`. Forgets the text. Raises RequestError; native only."""

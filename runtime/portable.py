@@ -25,7 +25,7 @@ from .state import load_state, save_state
 CHUNK = 256
 """Rows of a prefill pass: scratch memory follows it, and beyond a few hundred rows matrix products gain nothing."""
 
-_NO_GUESSES = {"drafts": 0, "drafted": 0, "accepted": 0, "withheld": 0, "draft_seconds": 0.0}
+_NO_GUESSES = {"drafts": 0, "drafted": 0, "accepted": 0, "judged": 0, "withheld": 0, "draft_seconds": 0.0}
 """This engine does not guess ahead."""
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")

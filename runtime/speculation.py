@@ -17,9 +17,10 @@ import numpy as np
 
 from ..errors import RequestError, found_wanted
 
-DRAFTS = ("none", "tuned", "auto", "lookup", "aded", "mtp", "ftp")
+DRAFTS = ("none", "tuned", "auto", "lookup", "aded", "mtp", "ftp", "model")
 """Names for ``draft``: plain decoding; ``auto`` where `farthing tune` has measured this machine, else none; the best guess of all that
-the bundle can make; prompt lookup; the tri-gram table of ADED; mask tokens and sampler head of a bundle of `farthing export mtp`; the further steps of one of `farthing export ftp`."""
+the bundle can make; prompt lookup; the tri-gram table of ADED; mask tokens and sampler head of a bundle of `farthing export mtp`; the further steps of one of `farthing export ftp`;
+a second, small bundle of the same vocabulary (``draft_bundle``)."""
 
 Draft = tuple[list[int], list[int], list[float]]
 """(ids, parents, chances) of the nodes: parents[i] < i, or -1 for the newest token; chances in [0, 1]."""
@@ -86,3 +87,14 @@ def check_draft(draft: Any, rows: int) -> None:
         )
     if not 1 <= rows <= 63:
         raise RequestError(found_wanted("draft_rows", rows, "1 to 63", "choose another number"))
+
+
+def check_judge(judge: bool | float) -> float | None:
+    """The threshold that ``judge`` asks for; None = the bundle's, or none at all. Raises RequestError."""
+    if isinstance(judge, bool):
+        return None
+    if not isinstance(judge, (int, float)) or not 0 <= judge <= 1:
+        raise RequestError(
+            found_wanted("judge", repr(judge)[:60], "True, False or a threshold from 0 to 1", "choose another")
+        )
+    return float(judge)

@@ -41,6 +41,10 @@ class Backend {
   virtual std::int64_t drafts() const { return 0; }
   // Latents of row i of those of the last pass that got logits, float32 [L]; empty for models without.
   virtual std::span<const float> row_latents(std::int64_t) { return {}; }
+  // Of each row of the last pass that got logits, how good the token is that it read, float32 [logit_rows], 0 to 1; empty for models
+  // without a judge. Valid until the next run.
+  virtual std::span<const float> judge() { return {}; }
+  virtual bool judges() const { return false; }
   // D of the masks' latents.
   virtual std::int64_t latent_size() const { return 0; }
   // Latents of the last pass's mask rows, float32 [mask_rows, D]; valid until the next run.

@@ -1,5 +1,6 @@
 #include "bundle.h"
 
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -168,6 +169,28 @@ void read_ftp(const Json& manifest, const std::string& file, Bundle& bundle) {
   read_chain(manifest, file, tensors::kFtpDraftChain, bundle);
 }
 
+void read_judge(const Json& manifest, const std::string& file, Bundle& bundle) {
+  const auto share = [&](const std::string& field) {
+    const Json& value = at(manifest, file, field);
+    if (!value.is_number() || !(value.get<double>() >= 0 && value.get<double>() <= 1))
+      bad(field + " of " + file, value.dump().substr(0, 40), "a number from 0 to 1");
+    return value.get<double>();
+  };
+  JudgeRule rule;
+  rule.delta = share("judge.delta");
+  rule.min_probability = share("judge.min_probability");
+  rule.max_consecutive = count(manifest, file, "judge.max_consecutive", 0);
+  const Json& ids = at(manifest, file, "judge.control_ids");
+  if (!ids.is_array()) bad("judge.control_ids of " + file, ids.dump().substr(0, 40), "a list of ids");
+  for (const Json& id : ids) {
+    if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= static_cast<std::uint64_t>(bundle.vocab_size))
+      bad("judge.control_ids of " + file, id.dump().substr(0, 40), "ids below " + std::to_string(bundle.vocab_size));
+    rule.control_ids.push_back(id.get<std::int32_t>());
+  }
+  std::sort(rule.control_ids.begin(), rule.control_ids.end());
+  bundle.judge = std::move(rule);
+}
+
 void read_tokenizer(const Json& manifest, const std::string& file, Bundle& bundle) {
   const Json& tokenizer = at(manifest, file, "tokenizer");
   if (tokenizer.is_null()) return;
@@ -209,6 +232,7 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
     bundle.vocab_size = count(manifest, file, "model.vocab_size");
     bundle.max_positions = count(manifest, file, "model.max_positions");
     manifest.contains("state") ? read_state(manifest, file, bundle) : read_cache(manifest, file, bundle);
+    if (manifest.contains("judge")) read_judge(manifest, file, bundle);
     read_tokenizer(manifest, file, bundle);
 
     const Json& graphs = at(manifest, file, "graphs");

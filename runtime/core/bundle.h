@@ -9,6 +9,13 @@
 
 namespace farthing {
 
+// When a drafted token is accepted that the model would not say: entry `judge` of the manifest.
+struct JudgeRule {
+  double delta = 0.5, min_probability = 0.01;
+  std::int64_t max_consecutive = 8;       // 0 = no limit
+  std::vector<std::int32_t> control_ids;  // ascending
+};
+
 struct Bundle {
   std::filesystem::path path;
   std::string name;
@@ -22,6 +29,7 @@ struct Bundle {
   // Tokens that the draft graph makes; L of the latents it makes them of, where these are a row's and not its masks'.
   std::int64_t drafts = 0, row_latents = 0;
   std::filesystem::path draft_chain;
+  std::optional<JudgeRule> judge;
   std::optional<std::filesystem::path> tokenizer;
   std::vector<std::int32_t> eos_ids;
   std::optional<std::int32_t> bos_id;

@@ -5,6 +5,8 @@
 
 #include "error.h"
 #include "speculation/factory.h"
+#include "speculation/judge.h"
+#include "speculation/model_drafter.h"
 #include "tensorrt_backend.h"
 
 namespace farthing {
@@ -66,6 +68,7 @@ const char* name(StopReason reason) {
 Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
     : bundle_(open_bundle(path, options.hashes)),
       cost_key_(cost_key(bundle_, options.backend.threads, !options.backend.ops_library.empty())),
+      options_(options),
       backend_(open_backend(bundle_, options)),
       sampler_(bundle_.vocab_size) {
   tokens_.reserve(static_cast<std::size_t>(capacity()));
@@ -182,11 +185,25 @@ void Engine::draft(const DraftOptions& options) {
     speculation_.reset();
     return;
   }
-  auto drafter = make_drafter(name, bundle_, *backend_, options.table);
+  std::shared_ptr<ModelDrafter> small;
+  if (name == "model") small = open_small(options.bundle);
+  auto drafter = small ? small : make_drafter(name, bundle_, *backend_, options.table);
   if (!cost && !options.how.always) {
     cost = measure(up_to(most_measured(), kQuickRows), past_lengths(capacity(), 2), 2);
   }
+  if (small && cost && cost->known() && !options.how.always) small->stop_below(small->seconds() / cost->seconds(1, 0));
   speculate(std::move(drafter), nullptr, options.how, cost.value_or(PassCost()));
+}
+
+std::shared_ptr<ModelDrafter> Engine::open_small(const std::string& path) const {
+  if (path.empty()) {
+    refuse(Status::request, "draft bundle", "not given", "the folder of a small model's bundle",
+           "give --draft-bundle, or choose another draft");
+  }
+  EngineOptions small;
+  small.backend = {options_.backend.onnxruntime, options_.backend.ops_library, options_.backend.threads};
+  small.hashes = options_.hashes;
+  return std::make_shared<ModelDrafter>(bundle_, capacity(), path, small);
 }
 
 std::filesystem::path Engine::tune() {
@@ -198,6 +215,11 @@ void Engine::speculate(std::shared_ptr<Drafter> drafter, std::shared_ptr<Accepto
   if (!drafter) {
     speculation_.reset();
     return;
+  }
+  if (!acceptor && options.judge && backend_->judges()) {
+    JudgeRule rule = bundle_.judge.value();
+    rule.delta = options.delta.value_or(rule.delta);
+    acceptor = std::make_shared<JudgeAcceptor>(std::move(rule));
   }
   if (!acceptor) acceptor = std::make_shared<ExactAcceptor>();
   speculation_ = std::make_unique<Speculation>(std::move(drafter), std::move(acceptor), options, std::move(cost),

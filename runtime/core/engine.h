@@ -21,10 +21,13 @@
 
 namespace farthing {
 
+class ModelDrafter;
+
 struct DraftOptions {
   // "none", a name of make_drafter, or "tuned": auto where `farthing tune` has measured this machine, else none.
   std::string name = "none";
-  std::string table;  // path of a draft table; empty = none
+  std::string table;   // path of a draft table; empty = none
+  std::string bundle;  // of "model": folder of the small model's bundle
   SpeculationOptions how;
 };
 
@@ -118,6 +121,7 @@ class Engine {
   void load_state(const std::filesystem::path& path);
 
  private:
+  std::shared_ptr<ModelDrafter> open_small(const std::string& path) const;
   void append(std::span<const std::int32_t> ids);
   void check_room(std::span<const std::int32_t> ids) const;
   void check_generation(std::span<const std::int32_t> prompt, const GenerateOptions& options) const;
@@ -135,6 +139,7 @@ class Engine {
 
   Bundle bundle_;
   CostKey cost_key_;
+  EngineOptions options_;
   std::unique_ptr<Backend> backend_;
   Sampler sampler_;
   std::vector<std::int32_t> tokens_;

@@ -14,9 +14,12 @@ class Speech {
   Speech(const GenerateOptions& options, const std::function<bool(std::int32_t)>& on_token, Generation& result)
       : options_(options), on_token_(on_token), result_(result) {}
 
+  bool stops(std::int32_t id) const {
+    return std::find(options_.stop_ids.begin(), options_.stop_ids.end(), id) != options_.stop_ids.end();
+  }
   // False: the text ends here.
   bool say(std::int32_t id) {
-    if (std::find(options_.stop_ids.begin(), options_.stop_ids.end(), id) != options_.stop_ids.end()) {
+    if (stops(id)) {
       result_.stop_id = id;
       return end(StopReason::eos);
     }
@@ -172,10 +175,12 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
     const Plan& plan =
         guessing->plan(std::span(result.ids).subspan(shown), base, std::min(speech.left(), slots) - 1, slots);
     shown = result.ids.size();
-    const Verification found{plan, verify(plan), {}, backend_->vocab_size()};
+    const auto all = verify(plan);
+    const Verification found{plan, all, backend_->judge(), backend_->vocab_size()};
     path_.clear();
     bool more = true;
     std::int32_t row = 0;
+    std::int64_t judged = 0;
     while (true) {
       logits_ = found.row(row);
       if (plan.rows() == 1) break;  // drawn at the top of the loop
@@ -183,13 +188,16 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
       const std::int32_t child = guessing->accept(found, row, *next);
       if (child < 0) break;
       const std::int32_t said = plan.ids()[static_cast<std::size_t>(child)];
+      const bool own = said == *next;
+      if (!own && speech.stops(said)) break;  // a text ends by the model's own word alone
       if (!(more = speech.say(said))) break;
+      judged += own ? 0 : 1;
       if (penalise) sampler_.see(said);
       path_.push_back(child);
       row = child;
     }
     commit(base, path_);
-    guessing->ran(path_, backend_->masks() > 0 ? backend_->mask_latents() : backend_->row_latents(row));
+    guessing->ran(path_, judged, backend_->masks() > 0 ? backend_->mask_latents() : backend_->row_latents(row));
     if (!more) break;
   }
   if (guessing) stats.speculation = guessing->stats();

@@ -66,6 +66,7 @@ class OrtBackend final : public Backend {
     if (has_input(tensors::kVisible)) visible_.resize(ids_.size() * words(ids_.size()));
     if (bundle.drafts > 0) chain_.emplace(bundle, options);
     if (bundle.masks > 0) mask_rows_.resize(ids_.size());
+    judges_ = bundle.judge && has_output(tensors::kJudge);
     shapes_.reserve(kShapes);
   }
 
@@ -96,10 +97,13 @@ class OrtBackend final : public Backend {
       throw Error(Status::internal, std::string("ONNX Runtime stopped: ") + error.what());
     }
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    judged_ = {judge_.data(), judges_ ? wanted : 0};
     latents_ = {mask_hidden_.data(), masks * static_cast<std::size_t>(bundle_.hidden_size)};
     return {logits_.data(), wanted * static_cast<std::size_t>(bundle_.vocab_size)};
   }
 
+  bool judges() const override { return judges_; }
+  std::span<const float> judge() override { return judged_; }
   std::int64_t masks() const override { return bundle_.masks; }
   std::int64_t drafts() const override { return bundle_.drafts; }
   std::span<const float> row_latents(std::int64_t row) override {
@@ -146,6 +150,14 @@ class OrtBackend final : public Backend {
     Ort::AllocatorWithDefaultOptions allocator;
     for (std::size_t i = 0; i < session_.GetInputCount(); ++i) {
       if (session_.GetInputNameAllocated(i, allocator).get() == name) return true;
+    }
+    return false;
+  }
+
+  bool has_output(const std::string& name) {
+    Ort::AllocatorWithDefaultOptions allocator;
+    for (std::size_t i = 0; i < session_.GetOutputCount(); ++i) {
+      if (session_.GetOutputNameAllocated(i, allocator).get() == name) return true;
     }
     return false;
   }
@@ -198,6 +210,10 @@ class OrtBackend final : public Backend {
       row_latents_.resize(most);
       shapes_.clear();
     }
+    if (judges_ && judge_.size() < wanted) {
+      judge_.resize(wanted);
+      shapes_.clear();
+    }
     const bool prefill = rows > 1 && wanted == 1;
     auto old = std::find_if(shapes_.begin(), shapes_.end(),
                             [](const Shape& shape) { return shape.rows > 1 && shape.wanted == 1; });
@@ -219,6 +235,7 @@ class OrtBackend final : public Backend {
       bind_output(shape, tensors::kRowLatents,
                   view(row_latents_.data(), wanted * static_cast<std::size_t>(bundle_.row_latents), latent));
     }
+    if (judges_) bind_output(shape, tensors::kJudge, view(judge_.data(), wanted, two_wanted));
     if (bundle_.masks > 0) {
       const std::int64_t masked[] = {static_cast<std::int64_t>(masks)};
       const std::int64_t hidden[] = {1, static_cast<std::int64_t>(masks), bundle_.hidden_size};
@@ -265,8 +282,9 @@ class OrtBackend final : public Backend {
   std::vector<Shape> shapes_;
   std::optional<OrtDraftChain> chain_;
   std::vector<std::int64_t> mask_rows_;
-  std::vector<float> mask_hidden_, row_latents_;
-  std::span<const float> latents_;
+  std::vector<float> mask_hidden_, row_latents_, judge_;
+  std::span<const float> latents_, judged_;
+  bool judges_ = false;
   double seconds_ = 0;
 };
 

@@ -194,16 +194,22 @@ NB_MODULE(_core, module) {
       .def("speculate", &speculate, "drafter"_a.none(), "acceptor"_a.none(), "options"_a, "cost"_a)
       .def(
           "draft",
-          [](PyEngine& self, const std::string& name, const std::string& table, const nb::dict& options) {
-            const farthing::DraftOptions how{name, table, farthing::speculation_options(options)};
+          [](PyEngine& self, const std::string& name, const std::string& table, const nb::dict& options,
+             const std::string& bundle) {
+            const farthing::DraftOptions how{name, table, bundle, farthing::speculation_options(options)};
             const nb::gil_scoped_release released;
             self.engine.draft(how);
           },
-          "name"_a, "table"_a = "", "options"_a = nb::dict())
+          "name"_a, "table"_a = "", "options"_a = nb::dict(), "bundle"_a = "")
       .def_prop_ro("drafter",
                    [](const PyEngine& self) {
                      const farthing::Speculation* guessing = self.engine.speculation();
                      return std::string(guessing ? guessing->drafter().name() : "none");
+                   })
+      .def_prop_ro("acceptor",
+                   [](const PyEngine& self) {
+                     const farthing::Speculation* guessing = self.engine.speculation();
+                     return std::string(guessing ? guessing->acceptor().name() : "exact");
                    })
       .def("tune",
            [](PyEngine& self) {

@@ -111,6 +111,8 @@ SpeculationOptions speculation_options(const nb::dict& given) {
   if (given.contains("nodes")) o.nodes = nb::cast<std::int64_t>(given["nodes"]);
   o.depth = given.contains("depth") ? nb::cast<std::int64_t>(given["depth"]) : o.nodes;
   if (given.contains("tree")) o.tree = nb::cast<bool>(given["tree"]);
+  if (given.contains("judge")) o.judge = nb::cast<bool>(given["judge"]);
+  if (given.contains("delta")) o.delta = nb::cast<double>(given["delta"]);
   if (given.contains("always")) o.always = nb::cast<bool>(given["always"]);
   if (given.contains("masks")) {
     const auto masks = nb::cast<std::string>(given["masks"]);
@@ -173,6 +175,7 @@ nb::dict dict_of(const SpeculationStats& s) {
   stats["drafts"] = s.drafts;
   stats["drafted"] = s.drafted;
   stats["accepted"] = s.accepted;
+  stats["judged"] = s.judged;
   stats["withheld"] = s.withheld;
   stats["draft_seconds"] = s.draft_seconds;
   return stats;

@@ -11,7 +11,7 @@
 
 namespace farthing {
 
-std::string drafter_names() { return "none, auto, lookup, aded, mtp, ftp"; }
+std::string drafter_names() { return "none, auto, lookup, aded, mtp, ftp, model"; }
 
 std::shared_ptr<Drafter> make_text_drafter(const std::string& name, std::int64_t capacity,
                                            std::shared_ptr<const TableFile> table) {

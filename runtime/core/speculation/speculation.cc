@@ -166,13 +166,14 @@ std::int32_t Speculation::accept(const Verification& pass, std::int32_t row, std
   return acceptor_->accept(pass, row, drawn);
 }
 
-void Speculation::ran(std::span<const std::int32_t> path, std::span<const float> latents) {
+void Speculation::ran(std::span<const std::int32_t> path, std::int64_t judged, std::span<const float> latents) {
   guard_.ran(relative_, static_cast<std::int64_t>(path.size()) + 1);
   const Stopwatch watch(stats_.draft_seconds);
   if (plan_.rows() > 1) {
     ++stats_.drafts;
     stats_.drafted += static_cast<std::int64_t>(plan_.rows()) - 1;
     stats_.accepted += static_cast<std::int64_t>(path.size());
+    stats_.judged += judged;
     path_.clear();
     for (const std::int32_t row : path) path_.push_back(plan_.nodes()[static_cast<std::size_t>(row) - 1]);
     drafter_->verified(draft_, plan_.nodes(), path_);

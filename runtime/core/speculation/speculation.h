@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "acceptor.h"
@@ -16,13 +17,17 @@ struct SpeculationOptions {
   std::int64_t nodes = 15;  // most drafted rows of a pass
   std::int64_t depth = 15;  // longest drafted path
   bool tree = true;         // use branches where the model takes them
-  bool always = false;      // run every draft, whatever it costs: for measuring
+  // Where the model has a judge: whether it may accept tokens, and above which P(good) instead of the bundle's delta.
+  bool judge = true;
+  std::optional<double> delta;
+  bool always = false;  // run every draft, whatever it costs: for measuring
   // Behind which rows mask tokens go: those that pay, all (quadratic decoding), or only the last (linear decoding).
   enum class Masks { paying, all, last } masks = Masks::paying;
 };
 
 struct SpeculationStats {
   std::int64_t drafts = 0, drafted = 0, accepted = 0;  // passes with a draft, its rows, and those that were right
+  std::int64_t judged = 0;                             // accepted ones that plain decoding would not have said
   std::int64_t withheld = 0;                           // drafts that the guard kept from running
   double draft_seconds = 0;                            // spent in drafter, choice and acceptor, wall clock
 };
@@ -56,9 +61,9 @@ class Speculation {
   const Plan& plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room, std::int64_t slots);
   // Child row to go on with behind `row`, or -1.
   std::int32_t accept(const Verification& pass, std::int32_t row, std::int32_t drawn);
-  // `path` are the accepted rows; `latents` those of all masks of the pass, float32 [masks, D],
+  // `path` are the accepted rows, `judged` of them not drawn; `latents` those of all masks of the pass, float32 [masks, D],
   // or the last accepted row's, float32 [L].
-  void ran(std::span<const std::int32_t> path, std::span<const float> latents);
+  void ran(std::span<const std::int32_t> path, std::int64_t judged, std::span<const float> latents);
 
   const SpeculationStats& stats() const { return stats_; }
   const PassCost& cost() const { return cost_; }
