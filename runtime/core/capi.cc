@@ -121,6 +121,7 @@ farthing_result result_of(const farthing::Generation& made) {
   result.drafted = s.speculation.drafted;
   result.accepted = s.speculation.accepted;
   result.draft_seconds = s.speculation.draft_seconds;
+  result.judged = s.speculation.judged;
   return result;
 }
 
@@ -149,6 +150,8 @@ farthing_status farthing_open(const char* bundle, const farthing_options* option
     made.draft.name = given.draft ? given.draft : "tuned";
     if (given.draft_table) made.draft.table = given.draft_table;
     if (given.draft_rows) made.draft.how.nodes = made.draft.how.depth = given.draft_rows;
+    if (given.draft_bundle) made.draft.bundle = given.draft_bundle;
+    made.draft.how.judge = given.no_judge == 0;
     made.backend.ops_library = given.ops_library ? given.ops_library : ops_beside();
     *engine = new farthing_engine(bundle, made);
   });

@@ -50,12 +50,16 @@ typedef struct farthing_options {
   const char* ops_library; /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
   int32_t tensorrt;        /* 1 = the engines that `farthing compile --target tensorrt` built; context 0 = theirs */
   int32_t cuda_graphs;     /* 1 = with tensorrt, replay passes of one row as a CUDA graph */
-  const char* draft;       /* guess ahead: "none", "auto", "lookup", "aded", "mtp"; NULL = "tuned": auto where `farthing tune` has
+  const char*
+      draft; /* guess ahead: "none", "auto", "lookup", "aded", "mtp", "model"; NULL = "tuned": auto where `farthing tune` has
                               measured this machine, else none. The text is the same. Other names measure it when opening */
-  const char* draft_table; /* a table of `farthing draft-table`; NULL = none */
-  int64_t draft_rows;      /* most drafted tokens of a pass; 0 = 15 */
+  const char* draft_table;  /* a table of `farthing draft-table`; NULL = none */
+  int64_t draft_rows;       /* most drafted tokens of a pass; 0 = 15 */
+  const char* draft_bundle; /* with draft "model": folder of the small model's bundle; NULL = none */
+  int32_t
+      no_judge; /* 1 = the judge of a bundle of `farthing export judge` accepts nothing. With it the text is another */
 } farthing_options;
-#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0}
+#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, 0}
 
 /* Opens a bundle. options may be NULL. On failure *engine is NULL. */
 FARTHING_API farthing_status farthing_open(const char* bundle, const farthing_options* options,
@@ -123,8 +127,10 @@ typedef struct farthing_result {
   int64_t restarts;                                            /* see farthing_generation.restart_window */
   int64_t drafts, drafted, accepted; /* passes with drafted tokens, the tokens, and those that were right */
   double draft_seconds;              /* spent on guessing, wall clock */
+  int64_t judged;                    /* accepted tokens that plain decoding would not have said; 0 without a judge */
 } farthing_result;
-#define FARTHING_RESULT_INIT {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define FARTHING_RESULT_INIT \
+  {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Called with each new id; 0 ends the generation. */
 typedef int32_t (*farthing_on_token)(void* user, int32_t id);
