@@ -41,23 +41,22 @@ FARTHING_API const char* farthing_last_error(void);
 FARTHING_API const char* farthing_version(void);
 
 typedef struct farthing_options {
-  size_t size;             /* sizeof(farthing_options) */
-  int32_t threads;         /* 0 = all cores */
-  int32_t skip_hashes;     /* 1 = do not check SHA-256 of the files when opening */
-  int64_t context;         /* cache slots; 0 = min(max_positions, 2048) */
-  int64_t chunk;           /* rows of one prefill pass; 0 = 256 */
-  const char* onnxruntime; /* libonnxruntime.so; NULL = FARTHING_ORT or the system's */
-  const char* ops_library; /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
-  int32_t tensorrt;        /* 1 = the engines that `farthing compile --target tensorrt` built; context 0 = theirs */
-  int32_t cuda_graphs;     /* 1 = with tensorrt, replay passes of one row as a CUDA graph */
-  const char*
-      draft; /* guess ahead: "none", "auto", "lookup", "aded", "mtp", "model"; NULL = "tuned": auto where `farthing tune` has
-                              measured this machine, else none. The text is the same. Other names measure it when opening */
+  size_t size;              /* sizeof(farthing_options) */
+  int32_t threads;          /* 0 = all cores */
+  int32_t skip_hashes;      /* 1 = do not check SHA-256 of the files when opening */
+  int64_t context;          /* cache slots; 0 = min(max_positions, 2048) */
+  int64_t chunk;            /* rows of one prefill pass; 0 = 256 */
+  const char* onnxruntime;  /* libonnxruntime.so; NULL = FARTHING_ORT or the system's */
+  const char* ops_library;  /* libfarthing_ops.so; NULL = the one beside libfarthing; "" = run graphs by their bodies */
+  int32_t tensorrt;         /* 1 = the engines that `farthing compile --target tensorrt` built; context 0 = theirs */
+  int32_t cuda_graphs;      /* 1 = with tensorrt, replay passes of one row as a CUDA graph */
+  const char* draft;        /* guess ahead: "none", "auto", "lookup", "aded", "mtp", "model"; NULL = "tuned": auto where
+                               `farthing tune` has measured this machine, else none. The text is the same, but for a judge's.
+                               Other names measure the machine when opening */
   const char* draft_table;  /* a table of `farthing draft-table`; NULL = none */
   int64_t draft_rows;       /* most drafted tokens of a pass; 0 = 15 */
   const char* draft_bundle; /* with draft "model": folder of the small model's bundle; NULL = none */
-  int32_t
-      no_judge; /* 1 = the judge of a bundle of `farthing export judge` accepts nothing. With it the text is another */
+  int32_t no_judge;         /* 1 = the judge of a bundle of `farthing export judge` accepts nothing; else it is lossy */
 } farthing_options;
 #define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, 0}
 
