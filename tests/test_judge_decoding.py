@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,22 @@ from click.testing import CliRunner
 
 import farthing
 import tiny
+from farthing.calibration.judge import decode
+from farthing.calibration.judge.decode import JudgeScore, NoScore
 from farthing.cli.main import cli
 from farthing.errors import BundleError, RequestError
 from farthing.export import export
 from farthing.export.checkpoint import Checkpoint, open_checkpoint
-from farthing.export.checkpoint.judge_file import save_judge
+from farthing.export.checkpoint.judge_file import open_judge, save_judge
 from farthing.models.blocks import KVCache
 from farthing.models.judge import IMPORTANT, Judge, Rule, StatesDecoder, accept_run
 from farthing.runtime.engines import native_parts
 from farthing.runtime.speculation import Draft, Drafter
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "judge"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import judge_task  # noqa: E402
 
 pytestmark = pytest.mark.skipif(native_parts().missing is not None, reason="needs the native build")
 
@@ -267,3 +275,37 @@ def test_command(made: Any) -> None:
     assert plain.exit_code == 0 and made_.exit_code == 0, made_.output
     assert json.loads(made_.stdout)["ids"] == json.loads(plain.stdout)["ids"]
     assert json.loads(made_.stdout)["stats"]["speculation"]["judged"] == 0
+
+
+def test_the_trained_pair_decodes_as_in_pytorch(tmp_path: Path) -> None:
+    """The models of examples/judge, exported: texts, accepted drafts and right answers of the core are those of the method's proof."""
+    target, draft = open_checkpoint(EXAMPLE / "target"), open_checkpoint(EXAMPLE / "draft")
+    judge = open_judge(EXAMPLE / "judge.safetensors", target)
+    export("judge", target.path, tmp_path / "judged", judge=EXAMPLE / "judge.safetensors", check=False)
+    export("decoder", draft.path, tmp_path / "draft", check=False)
+    items = judge_task.items(40, 987_654)
+    how = {"drafts": 16, "new_tokens": 64, "stop_ids": {judge_task.END}}
+    found: dict[str, tuple[float, int]] = {}
+    with farthing.load(tmp_path / "judged", threads=1, context=160, draft="none") as runtime:
+        for name, score, on in (("standard", NoScore(), False), ("judge", JudgeScore(judge), True)):
+            wanted = decode(
+                StatesDecoder(target),
+                StatesDecoder(draft),
+                [p for p, _ in items],
+                score=score,
+                rule=Rule(judge.delta),
+                **how,
+            )
+            runtime.speculate("model", draft_bundle=tmp_path / "draft", rows=16, always=True, judge=on)
+            accepted = passes = right = 0
+            for (prompt, answer), text in zip(items, wanted.texts):
+                made_ = runtime.generate(
+                    prompt_ids=prompt, greedy=True, max_new_tokens=64, stop_ids=[judge_task.END], ignore_eos=True
+                )
+                assert made_.ids == [t for t in text if t != judge_task.END], (name, prompt)
+                accepted += made_.stats["speculation"]["accepted"]
+                passes += made_.stats["speculation"]["drafts"]
+                right += judge_task.answer([*made_.ids, judge_task.END]) == answer
+            found[name] = (accepted / passes, right)
+    assert found["judge"][0] > 2 * found["standard"][0]
+    assert found["standard"][1] == 40 and found["judge"][1] >= 39
