@@ -246,6 +246,7 @@ def test_refusals(made: Any, tmp_path: Path) -> None:
             ({"draft": "model"}, "draft bundle is not given"),
             ({"draft": "model", "draft_bundle": tmp_path / "other"}, "vocabulary of draft bundle .* is 310 ids"),
             ({"draft": "lookup", "draft_bundle": folder / "plain"}, "draft_bundle is given with draft 'lookup'"),
+            ({"draft": "model", "draft_bundle": folder / "plain", "table": "t"}, "draft table is given for 'model'"),
             ({"draft": "lookup", "judge": 1.5}, "judge is 1.5, expected True, False or a threshold"),
         ):
             with pytest.raises(RequestError, match=message):

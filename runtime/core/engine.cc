@@ -186,7 +186,13 @@ void Engine::draft(const DraftOptions& options) {
     return;
   }
   std::shared_ptr<ModelDrafter> small;
-  if (name == "model") small = open_small(options.bundle);
+  if (name == "model") {
+    if (!options.table.empty()) {
+      refuse(Status::request, "draft table", "given for 'model'", "aded, or auto where it takes aded",
+             "leave the table out, or choose aded");
+    }
+    small = open_small(options.bundle);
+  }
   auto drafter = small ? small : make_drafter(name, bundle_, *backend_, options.table);
   if (!cost && !options.how.always) {
     cost = measure(up_to(most_measured(), kQuickRows), past_lengths(capacity(), 2), 2);
