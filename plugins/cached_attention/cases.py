@@ -60,6 +60,7 @@ def cases() -> Iterator[Case]:
                 name = f"b{batch}s{rows}h{heads}k{kv_heads}d{dim}w{window}{'n' if normed else ''}"
                 yield Case("CachedAttention", name, inputs, _attributes(heads, kv_heads, dim, window))
     yield from named_rows()
+    yield from stale_slots()
     yield from refused(rng)
 
 
@@ -90,6 +91,26 @@ def named_rows() -> Iterator[Case]:
                 name_of = f"{name}-w{window}{'n' if normed else ''}"
                 attributes = _attributes(heads, kv_heads, dim, window)
                 yield Case("CachedAttention", name_of, [*inputs, pack_rows(sees)], attributes)
+
+
+def stale_slots() -> Iterator[Case]:
+    """Slots behind the pass hold what was there: large numbers for every face, NaN and Inf for those that never read them."""
+    rng = np.random.default_rng(15)
+    reads = {"body": "Attention of the standard multiplies masked slots by 0: they must hold numbers"}
+    for name, (batch, rows, heads, kv_heads, dim, capacity, past), sees in (
+        ("rows", (2, 3, 4, 2, 8, 70, [5, 62]), None),
+        ("tree", (1, 16, 6, 2, 64, 130, [55]), _random_tree(rng, 16)[None]),
+    ):
+        for stale in (1e4, np.nan, np.inf):
+            inputs = _inputs(rng, batch, rows, heads, kv_heads, dim, capacity, past)
+            for cache in (inputs[3], inputs[4]):
+                for b, length in enumerate(past):
+                    cache[b, :, length + rows :] = stale  # type: ignore[index]
+            if sees is not None:
+                inputs += [None, None, pack_rows(sees)]
+            attributes = _attributes(heads, kv_heads, dim, 0)
+            skips = {} if np.isfinite(stale) else reads
+            yield Case("CachedAttention", f"stale-{name}-{stale:g}", inputs, attributes, skips=skips)
 
 
 def refused(rng: np.random.Generator) -> Iterator[Case]:
