@@ -18,7 +18,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .export.compile import compile_bundle as compile
-    from .runtime.api import Generation, Runtime, load
+    from .runtime.api import Runtime, load
+    from .runtime.request import Generation
 
 __all__ = ["Generation", "Runtime", "__version__", "compile", "export", "load"]
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Generation, Runtime, load
+    from .api import Runtime, load
+    from .request import Generation
 
 __all__ = ["Generation", "Runtime", "load"]
 

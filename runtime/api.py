@@ -11,17 +11,18 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ..errors import BundleError, RequestError, found_wanted
+from ..errors import RequestError, found_wanted
 from . import options as check
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
+from .request import Asked, Generation, Request
 from .speculation import Acceptor, Drafter, PassCosts, check_draft, check_judge
 from .text import Tokenizer, tokenizer_of
 
@@ -30,25 +31,6 @@ DEFAULT_CONTEXT = 2048
 
 
 BACKENDS = ("onnxruntime", "tensorrt")
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished generation. ``ids`` are without the stop id; ``text`` is cut before a stop string.
-
-    ``stop_reason``: ``eos`` (a stop id), ``stop_string``, ``length`` (max_new_tokens reached), ``context`` (the cache is full),
-    ``callback`` (on_token or on_text returned False), ``cancelled``. ``stats``: counts and seconds, see docs/runtime.md.
-    """
-
-    prompt_ids: list[int]
-    ids: list[int]
-    text: str
-    stop_reason: str
-    stats: dict[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as plain data."""
-        return asdict(self)
 
 
 def load(
@@ -285,68 +267,83 @@ class Runtime:
 
         Raises RequestError before anything runs; FarthingError if the model gives NaN.
         """
-        engine = self.engine
-        ids = self._prompt_ids(prompt, prompt_ids, messages, raw)
-        if len(ids) > engine.capacity:
-            raise RequestError(
-                found_wanted(
-                    "prompt",
-                    f"{len(ids)} tokens",
-                    f"at most {engine.capacity}",
-                    "shorten it, or load with a longer context",
-                )
-            )
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        ends = check.token_ids("stop_ids", stop_ids, engine.vocab_size, empty=True)
-        if self._tokenizer is not None and not ignore_eos:
-            ends += self._tokenizer.eos_ids
-        wanted = {
-            "max_new_tokens": check.whole_number("max_new_tokens", max_new_tokens, 1, check.INT32_MAX),
-            **check.sampling(
-                greedy=greedy,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-            ),
-            "stop_ids": ends,
-            "reuse_prefix": bool(reuse_prefix),
-            "restart_window": check.whole_number(
-                "restart_window",
-                restart_window,
-                0,
-                max(0, engine.capacity - 1),
-                "keep fewer tokens than the context has",
-            ),
-        }
-        if self._tokenizer is None and (stops or on_text is not None):
-            raise self._no_tokenizer("stop strings and on_text")
-        stream = self._tokenizer.stream(stops) if self._tokenizer and (stops or on_text) else None
-        pieces: list[str] = []
-
-        def emit(text: str) -> bool:
-            if text:
-                pieces.append(text)
-            return not (text and on_text is not None and on_text(text) is False)
-
-        def each(token_id: int) -> bool:
-            go_on = on_token is None or on_token(token_id) is not False
-            if stream is not None:
-                go_on = emit(stream.push(token_id)) and go_on and not stream.stopped
-            return go_on
-
+        request = Request(
+            self._bundle,
+            self._tokenizer,
+            self.engine,
+            Asked(prompt, prompt_ids, messages, raw),
+            max_new_tokens=max_new_tokens,
+            greedy=greedy,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            stop_ids=stop_ids,
+            ignore_eos=ignore_eos,
+            reuse_prefix=reuse_prefix,
+            restart_window=restart_window,
+            on_text=on_text,
+            on_token=on_token,
+        )
         with self._alone():
             # Always with a callback, if an idle one: between two tokens of the C++ loop it lets Ctrl-C through.
-            made = engine.generate(ids, wanted, each)
-        if stream is None:
-            text = "" if self._tokenizer is None else self._tokenizer.decode(made["ids"])
-        else:
-            emit(stream.finish())
-            text = "".join(pieces)
-        reason = "stop_string" if stream is not None and stream.stopped else str(made["stop_reason"])
-        return Generation(ids, list(made["ids"]), text, reason, dict(made["stats"]))
+            made = self.engine.generate(request.ids, request.options, request.token)
+        return request.finished(made)
+
+    def generate_all(
+        self,
+        prompts: Sequence[str | Sequence[int] | Sequence[Mapping[str, Any]]],
+        *,
+        batch: int = 8,
+        seeds: Sequence[int] | None = None,
+        raw: bool = False,
+        on_text: Callable[[int, str], bool | None] | None = None,
+        on_token: Callable[[int, int], bool | None] | None = None,
+        **arguments: Any,
+    ) -> list[Generation]:
+        """Continue every prompt: exactly the texts that `generate` would give one by one, at most ``batch`` of them in one pass.
+
+        The weights are read once for all texts of a pass, so tokens come faster the more of them there are; when a text ends, the next prompt
+        takes its place. Each prompt is text, ids, or messages. ``seeds``: one for each prompt, instead of one ``seed`` for all.
+        ``on_text`` and ``on_token`` get the number of the prompt first; False ends that text. ``arguments``: those of `generate` but ``reuse_prefix`` and
+        ``restart_window``. Forgets the text so far. Memory: a cache for each of the ``batch``.
+
+        Raises RequestError: also in portable mode, for models with a recurrent state, on TensorRT, and with drafts that follow
+        one text only (mtp, ftp, model, a `Drafter` of one's own), where ``speculate("none")`` or ``"lookup"`` helps.
+        """
+        if not self._native:
+            raise RequestError(
+                found_wanted(
+                    "engine", "portable", "native, for several texts", "`farthing doctor` says what is missing"
+                )
+            )
+        if isinstance(prompts, str | bytes):
+            raise RequestError(found_wanted("prompts", "one text", "a list of prompts", "put it into a list"))
+        many = list(prompts)
+        if seeds is not None and ("seed" in arguments or len(seeds) != len(many)):
+            raise RequestError(
+                found_wanted("seeds", f"{len(seeds)} of them", f"one for each of {len(many)} prompts", "give one each")
+            )
+        requests = []
+        for i, prompt in enumerate(many):
+            own = dict(arguments) if seeds is None else {**arguments, "seed": seeds[i]}
+            own["on_text"] = None if on_text is None else partial(on_text, i)
+            own["on_token"] = None if on_token is None else partial(on_token, i)
+            requests.append(Request(self._bundle, self._tokenizer, self.engine, Asked.any(prompt, raw), **own))
+        if not requests:
+            return []
+        engine: Any = self.engine
+        with self._alone():
+            made = engine.generate_all(
+                [r.ids for r in requests],
+                [r.options for r in requests],
+                check.whole_number("batch", batch, 1, 256),
+                lambda i, token_id: requests[i].token(token_id),
+            )
+        return [request.finished(one) for request, one in zip(requests, made, strict=True)]
 
     def stream(self, prompt: str | None = None, **arguments: Any) -> Iterator[str]:
         """`generate`, with the text as an iterator; its arguments but ``on_text``. Leaving the loop early ends the generation.
@@ -458,42 +455,3 @@ class Runtime:
             yield
         finally:
             self._busy.release()
-
-    def _prompt_ids(
-        self,
-        prompt: str | None,
-        prompt_ids: Sequence[int] | np.ndarray | None,
-        messages: Sequence[Mapping[str, Any]] | None,
-        raw: bool,
-    ) -> list[int]:
-        given = [
-            n for n, v in (("prompt", prompt), ("prompt_ids", prompt_ids), ("messages", messages)) if v is not None
-        ]
-        if len(given) != 1:
-            raise RequestError(
-                found_wanted(
-                    "the prompt",
-                    " and ".join(given) or "missing",
-                    "one of prompt, prompt_ids, messages",
-                    "give exactly one",
-                )
-            )
-        if prompt_ids is not None:
-            return check.token_ids("prompt_ids", prompt_ids, self.vocab_size)
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            raise self._no_tokenizer("prompt and messages")
-        if messages is not None:
-            return tokenizer.encode_messages(messages)
-        if not isinstance(prompt, str):
-            raise RequestError(found_wanted("prompt", f"a {type(prompt).__name__}", "text", "use prompt_ids for ids"))
-        if not prompt:
-            raise RequestError(found_wanted("prompt", "empty", "at least one character", "give a prompt"))
-        if tokenizer.has_chat_template and not raw:
-            return tokenizer.encode_messages([{"role": "user", "content": prompt}])
-        return check.token_ids("prompt", tokenizer.encode(prompt, bos=True), self.vocab_size)
-
-    def _no_tokenizer(self, what: str) -> BundleError:
-        return BundleError(
-            found_wanted(f"tokenizer of {self._bundle.path}", "missing", f"one, to use {what}", "give prompt_ids")
-        )

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "error.h"
 
@@ -20,6 +21,9 @@ struct Pass {
   // How many of the rows, the last ones, are mask tokens. Only where masks() is above 0.
   std::int64_t mask_rows = 0;
 };
+
+// Rows of a text in a pass over several texts, at most.
+constexpr std::int64_t kMostRowsOfEach = 64;
 
 class Backend {
  public:
@@ -65,6 +69,15 @@ class Backend {
   virtual std::span<float> values(std::int64_t) { return {}; }
   // Recurrent state of a layer, float32 [state_rows, state_width]; empty for a cache.
   virtual std::span<float> state(std::int64_t) { return {}; }
+  // Texts that can run together, each with a cache of its own; setting it empties the caches and selects the first.
+  virtual void texts(std::int64_t count);
+  // Whose cache, latents and judgements all other calls mean.
+  virtual void select(std::int64_t) {}
+  // One pass over the first passes.size() texts, passes[i] over text i. float32 [texts, R, V], R = the most logit_rows of them;
+  // row r of text i at (i * R + r) * V. A text's shorter pass is filled up with rows behind it whose results are worth nothing.
+  virtual std::span<const float> run_all(std::span<const Pass> passes);
+  // Text `to` becomes what text `from` is, of `length` tokens.
+  virtual void copy(std::int64_t from, std::int64_t to, std::int64_t length);
   // Caches or states were overwritten with a saved file's.
   virtual void state_loaded() {}
   // Seconds spent inside the engine so far, wall clock.
@@ -77,6 +90,20 @@ inline void Backend::draft_chain(std::int32_t, std::span<const float>, std::span
 
 inline void Backend::keep(std::int64_t, std::span<const std::int32_t>) {
   throw Error(Status::internal, "a backend without branches was asked to move rows");
+}
+
+inline void Backend::texts(std::int64_t count) {
+  if (count == 1) return;
+  refuse(Status::request, "batch", std::to_string(count), "1 with this backend or kind of model",
+         "generate one text after another");
+}
+
+inline std::span<const float> Backend::run_all(std::span<const Pass>) {
+  throw Error(Status::internal, "a backend for one text was asked to run several");
+}
+
+inline void Backend::copy(std::int64_t, std::int64_t, std::int64_t) {
+  throw Error(Status::internal, "a backend for one text was asked to copy it");
 }
 
 }  // namespace farthing

@@ -241,6 +241,36 @@ farthing_status farthing_generate(farthing_engine* engine, const int32_t* prompt
   });
 }
 
+farthing_status farthing_generate_all(farthing_engine* engine, const int32_t* const* prompts, const size_t* counts,
+                                      size_t count, const farthing_generation* how, size_t batch,
+                                      farthing_on_token_of on_token, void* user, farthing_result* results) {
+  return guarded([&] {
+    need(engine, "engine");
+    if (count) need(prompts, "prompts"), need(counts, "counts");
+    std::vector<std::vector<std::int32_t>> texts(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (counts[i]) need(prompts[i], "a prompt");
+      texts[i].assign(prompts[i], prompts[i] + counts[i]);
+    }
+    const auto given = options_of(taken(how, farthing_generation FARTHING_GENERATION_INIT), engine->engine.bundle());
+    std::function<bool(std::size_t, std::int32_t)> callback;
+    if (on_token) callback = [&](std::size_t i, std::int32_t id) { return on_token(user, i, id) != 0; };
+    const auto most = static_cast<std::int64_t>(std::min<std::size_t>(batch, 1 << 20));
+    const auto made = engine->engine.generate_all(texts, {&given, 1}, most, callback);
+    // The caller's structs may be of another version, and so of another size.
+    auto* at = reinterpret_cast<unsigned char*>(results);
+    for (std::size_t i = 0; results && i < count; ++i) {
+      auto* result = reinterpret_cast<farthing_result*>(at);
+      if (result->size < sizeof(std::size_t) || result->size > 4096) {
+        farthing::refuse(Status::request, "size of a result", std::to_string(result->size), "its sizeof",
+                         "initialise each with FARTHING_RESULT_INIT");
+      }
+      at += result->size;
+      give(result, result_of(made[i]));
+    }
+  });
+}
+
 farthing_status farthing_generate_text(farthing_engine* engine, const char* prompt, const farthing_generation* how,
                                        farthing_on_text on_text, void* user, farthing_result* result) {
   return guarded([&] {

@@ -72,8 +72,7 @@ Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
       backend_(open_backend(bundle_, options)),
       sampler_(bundle_.vocab_size) {
   tokens_.reserve(static_cast<std::size_t>(capacity()));
-  positions_.resize(static_cast<std::size_t>(backend_->chunk()));
-  logit_rows_.resize(positions_.size());
+  rows_of_pass_.reserve(backend_->chunk(), 0);
   draft(options.draft);
 }
 
@@ -91,7 +90,7 @@ void Engine::rewind(std::int64_t wanted) {
     const std::vector<std::int32_t> again(tokens_.begin() + first, tokens_.end());
     tokens_.resize(static_cast<std::size_t>(first));
     for (std::span<const std::int32_t> ids = again; !ids.empty();) {
-      const auto rows = std::min(ids.size(), positions_.size());
+      const auto rows = std::min(ids.size(), static_cast<std::size_t>(chunk()));
       pass(ids.first(rows), 1);
       ids = ids.subspan(rows);
     }
@@ -124,16 +123,19 @@ void Engine::check_room(std::span<const std::int32_t> ids) const {
 
 std::span<const float> Engine::pass(std::span<const std::int32_t> ids, std::size_t wanted) {
   const std::size_t rows = ids.size();
-  for (std::size_t i = 0; i < rows; ++i) positions_[i] = length() + static_cast<std::int64_t>(i);
-  for (std::size_t i = 0; i < wanted; ++i) logit_rows_[i] = static_cast<std::int64_t>(rows - wanted + i);
-  return run({ids, {positions_.data(), rows}, length(), {logit_rows_.data(), wanted}, {}, 0});
+  auto& positions = rows_of_pass_.positions;
+  auto& logit_rows = rows_of_pass_.logit_rows;
+  for (std::size_t i = 0; i < rows; ++i) positions[i] = length() + static_cast<std::int64_t>(i);
+  for (std::size_t i = 0; i < wanted; ++i) logit_rows[i] = static_cast<std::int64_t>(rows - wanted + i);
+  const auto all = run({ids, {positions.data(), rows}, length(), {logit_rows.data(), wanted}, {}, 0});
+  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+  return all;
 }
 
 std::span<const float> Engine::run(const Pass& pass) {
   logits_ = {};
   const auto all = backend_->run(pass);
   logits_ = all.last(static_cast<std::size_t>(backend_->vocab_size()));
-  tokens_.insert(tokens_.end(), pass.ids.begin(), pass.ids.end() - pass.mask_rows);
   ++passes_;
   rows_ += static_cast<std::int64_t>(pass.ids.size());
   return all;
@@ -141,9 +143,9 @@ std::span<const float> Engine::run(const Pass& pass) {
 
 std::span<const float> Engine::extend(std::span<const std::int32_t> ids) {
   check_room(ids);
-  if (ids.size() > positions_.size()) {
-    refuse(Status::request, "rows to extend by", std::to_string(ids.size()),
-           "at most " + std::to_string(positions_.size()), "use prefill, or several calls");
+  if (ids.size() > static_cast<std::size_t>(chunk())) {
+    refuse(Status::request, "rows to extend by", std::to_string(ids.size()), "at most " + std::to_string(chunk()),
+           "use prefill, or several calls");
   }
   cancelled_.store(false);
   return pass(ids, ids.size());
@@ -152,7 +154,7 @@ std::span<const float> Engine::extend(std::span<const std::int32_t> ids) {
 void Engine::append(std::span<const std::int32_t> ids) {
   check_room(ids);
   while (!ids.empty()) {
-    const auto rows = std::min(ids.size(), positions_.size());
+    const auto rows = std::min(ids.size(), static_cast<std::size_t>(chunk()));
     pass(ids.first(rows), 1);
     ids = ids.subspan(rows);
     if (cancelled_.load() && !ids.empty()) {
@@ -182,6 +184,7 @@ void Engine::draft(const DraftOptions& options) {
   auto cost = name == "none" ? std::nullopt : load_cost(bundle_, cost_key_);
   if (name == "tuned") name = cost ? "auto" : "none";
   if (name == "none") {
+    another_ = {};
     speculation_.reset();
     return;
   }
@@ -198,7 +201,13 @@ void Engine::draft(const DraftOptions& options) {
     cost = measure(up_to(most_measured(), kQuickRows), past_lengths(capacity(), 2), 2);
   }
   if (small && cost && cost->known() && !options.how.always) small->stop_below(small->seconds() / cost->seconds(1, 0));
-  speculate(std::move(drafter), nullptr, options.how, cost.value_or(PassCost()));
+  const PassCost known = cost.value_or(PassCost());
+  speculate(std::move(drafter), nullptr, options.how, known);
+  if (!follows_text(name, *backend_)) return;
+  another_ = [this, name, known, table = options.table, how = options.how]() mutable {
+    how.nodes = std::min<std::int64_t>(how.nodes, kMostRowsOfEach - 1);
+    return speculation_of(make_drafter(name, bundle_, *backend_, table), nullptr, how, known);
+  };
 }
 
 std::shared_ptr<ModelDrafter> Engine::open_small(const std::string& path) const {
@@ -218,47 +227,51 @@ std::filesystem::path Engine::tune() {
 
 void Engine::speculate(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
                        const SpeculationOptions& options, PassCost cost) {
+  another_ = {};
   if (!drafter) {
     speculation_.reset();
     return;
   }
+  speculation_ = speculation_of(std::move(drafter), std::move(acceptor), options, std::move(cost));
+  backend_->reserve(options.nodes + 1);
+  rows_of_pass_.reserve(options.nodes + 1, backend_->masks());
+}
+
+std::unique_ptr<Speculation> Engine::speculation_of(std::shared_ptr<Drafter> drafter,
+                                                    std::shared_ptr<Acceptor> acceptor,
+                                                    const SpeculationOptions& options, PassCost cost) const {
   if (!acceptor && options.judge && backend_->judges()) {
     JudgeRule rule = bundle_.judge.value();
     rule.delta = options.delta.value_or(rule.delta);
     acceptor = std::make_shared<JudgeAcceptor>(std::move(rule));
   }
   if (!acceptor) acceptor = std::make_shared<ExactAcceptor>();
-  speculation_ = std::make_unique<Speculation>(std::move(drafter), std::move(acceptor), options, std::move(cost),
-                                               backend_->chunk(), backend_->branches(), backend_->masks());
-  const auto rows = static_cast<std::size_t>(options.nodes) + 1;
-  backend_->reserve(options.nodes + 1);
-  const std::size_t all = rows * (1 + static_cast<std::size_t>(backend_->masks()));
-  visible_.reserve(all * ((all + 63) / 64));
-  path_.reserve(rows);
-  row_ids_.reserve(positions_.size());
-  kept_rows_.reserve(rows);
+  return std::make_unique<Speculation>(std::move(drafter), std::move(acceptor), options, std::move(cost),
+                                       backend_->chunk(), backend_->branches(), backend_->masks());
 }
 
 PassCost Engine::measure(std::vector<std::int64_t> rows, std::vector<std::int64_t> past, int rounds) {
   reset();
   std::vector<double> seconds(rows.size() * past.size(), std::numeric_limits<double>::infinity());
-  const std::vector<std::int32_t> ids(positions_.size(), 0);
+  const std::vector<std::int32_t> ids(static_cast<std::size_t>(chunk()), 0);
+  auto& positions = rows_of_pass_.positions;
+  auto& logit_rows = rows_of_pass_.logit_rows;
   for (int round = -1; round < rounds; ++round) {  // the first is not counted: it allocates
     for (std::size_t p = 0; p < past.size(); ++p) {
       for (std::size_t r = 0; r < rows.size(); ++r) {
         const auto count = static_cast<std::size_t>(rows[r]);
-        if (count < 1 || count > positions_.size() || past[p] < 0 || past[p] + rows[r] > capacity()) {
+        if (count < 1 || count > ids.size() || past[p] < 0 || past[p] + rows[r] > capacity()) {
           refuse(Status::request, "pass to measure", std::to_string(rows[r]) + " rows after " + std::to_string(past[p]),
-                 "at most " + std::to_string(positions_.size()) + " rows in a context of " + std::to_string(capacity()),
+                 "at most " + std::to_string(ids.size()) + " rows in a context of " + std::to_string(capacity()),
                  "measure smaller passes, or open the bundle with a longer context");
         }
         for (std::size_t i = 0; i < count; ++i) {
-          positions_[i] = past[p] + static_cast<std::int64_t>(i);
-          logit_rows_[i] = static_cast<std::int64_t>(i);
+          positions[i] = past[p] + static_cast<std::int64_t>(i);
+          logit_rows[i] = static_cast<std::int64_t>(i);
         }
         const double before = backend_->engine_seconds();
         // The cache may hold anything: what a pass costs does not depend on it.
-        backend_->run({{ids.data(), count}, {positions_.data(), count}, past[p], {logit_rows_.data(), count}, {}, 0});
+        backend_->run({{ids.data(), count}, {positions.data(), count}, past[p], {logit_rows.data(), count}, {}, 0});
         double& least = seconds[p * rows.size() + r];
         if (round >= 0) least = std::min(least, backend_->engine_seconds() - before);
       }

@@ -14,6 +14,8 @@
 
 #include "backend.h"
 #include "bundle.h"
+#include "decoding.h"
+#include "generation.h"
 #include "ort_backend.h"
 #include "sampler.h"
 #include "speculation/cost_file.h"
@@ -37,37 +39,6 @@ struct EngineOptions {
   bool tensorrt = false;     // run the engines that were compiled from the bundle; capacity 0 = theirs
   bool cuda_graphs = false;  // with tensorrt: replay passes of one row as a CUDA graph
   DraftOptions draft;
-};
-
-struct GenerateOptions {
-  std::int64_t max_new_tokens = 128;
-  SamplerOptions sampler;
-  std::vector<std::int32_t> stop_ids;
-  bool reuse_prefix = false;  // keep the cache of what the prompt has in common with it, prefill the rest
-  bool resume = false;        // append the prompt to the cache instead of replacing it
-  // With the context full: begin again at position 0 with the last this many tokens and go on. 0 = stop.
-  std::int64_t restart_window = 0;
-  bool speculate = true;  // where the engine has a drafter
-};
-
-enum class StopReason { length, eos, callback, context, cancelled };
-const char* name(StopReason reason);
-
-struct Stats {
-  std::int64_t prompt_tokens = 0, new_tokens = 0;
-  std::int64_t passes = 0, rows = 0;                                        // runs of the graph, rows over all of them
-  double prefill_seconds = 0, decode_seconds = 0, first_token_seconds = 0;  // wall clock
-  double prefill_cpu_seconds = 0, decode_cpu_seconds = 0;                   // of the whole process
-  double model_seconds = 0;                                                 // inside the backend, wall clock
-  std::int64_t restarts = 0;                                                // see GenerateOptions::restart_window
-  SpeculationStats speculation;
-};
-
-struct Generation {
-  std::vector<std::int32_t> ids;  // without the stop id
-  StopReason reason = StopReason::length;
-  std::optional<std::int32_t> stop_id;
-  Stats stats;
 };
 
 // For one thread at a time, except cancel(). Any number of engines may be open on one bundle.
@@ -99,6 +70,13 @@ class Engine {
   Generation generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
                       const std::function<bool(std::int32_t)>& on_token = {});
 
+  // Continues every prompt as generate() would, the texts exactly the same, at most `batch` of them in one pass: when one ends, the
+  // next takes its place. `options`: one for all, or one for each prompt; reuse_prefix, resume and restart_window must be off. Drafts of
+  // lookup, aded, and auto of these, run; others are refused. The text so far is forgotten. Throws Error(request).
+  std::vector<Generation> generate_all(std::span<const std::vector<std::int32_t>> prompts,
+                                       std::span<const GenerateOptions> options, std::int64_t batch,
+                                       const std::function<bool(std::size_t, std::int32_t)>& on_token = {});
+
   // From now on generate() guesses ahead with a drafter of ours. Costs come from `farthing tune`, or are measured here, which takes
   // about 30 passes and forgets the text. Throws Error(request, bundle).
   void draft(const DraftOptions& options);
@@ -125,6 +103,10 @@ class Engine {
   void append(std::span<const std::int32_t> ids);
   void check_room(std::span<const std::int32_t> ids) const;
   void check_generation(std::span<const std::int32_t> prompt, const GenerateOptions& options) const;
+  void check_batch(std::span<const std::vector<std::int32_t>> prompts, std::span<const GenerateOptions> options,
+                   std::int64_t batch) const;
+  std::unique_ptr<Speculation> speculation_of(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
+                                              const SpeculationOptions& options, PassCost cost) const;
   std::span<const std::int32_t> unseen(std::span<const std::int32_t> prompt, const GenerateOptions& options);
   std::span<const float> run(const Pass& pass);
   // One pass whose last `wanted` rows get logits; returns them.
@@ -132,8 +114,6 @@ class Engine {
   void visit_state(std::int64_t length, const std::function<void(std::span<float>)>& visit);
   void restart(std::int32_t id, std::int64_t window);
   std::int64_t most_measured() const { return std::min(backend_->chunk(), capacity() / 2); }
-  std::span<const float> verify(const Plan& plan);
-  void commit(std::int64_t base, std::span<const std::int32_t> path);
   void check_prompt(std::span<const std::int32_t> ids) const;
   std::int64_t length() const { return static_cast<std::int64_t>(tokens_.size()); }
 
@@ -144,8 +124,9 @@ class Engine {
   Sampler sampler_;
   std::vector<std::int32_t> tokens_;
   std::unique_ptr<Speculation> speculation_;
-  std::vector<std::int64_t> positions_, logit_rows_, visible_;
-  std::vector<std::int32_t> path_, kept_rows_, row_ids_;
+  // Makes the like for another text; empty where the drafter knows only one.
+  std::function<std::unique_ptr<Speculation>()> another_;
+  PassRows rows_of_pass_;
   std::span<const float> logits_;
   std::int64_t passes_ = 0, rows_ = 0;
   std::atomic<bool> cancelled_{false};

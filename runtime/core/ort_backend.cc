@@ -48,6 +48,9 @@ Ort::SessionOptions ort_session_options(const OrtOptions& options) {
 
 namespace {
 
+// Texts that run together, at most.
+constexpr std::int64_t kMostTexts = 256;
+
 class OrtBackend final : public Backend {
  public:
   OrtBackend(const Bundle& bundle, const OrtOptions& options)
@@ -55,60 +58,76 @@ class OrtBackend final : public Backend {
         options_(options),
         session_(ort_environment(), bundle.graph.c_str(), ort_session_options(options)),
         memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
-    const auto cache = static_cast<std::size_t>(bundle.kv_heads * options.capacity * bundle.head_dim);
-    for (std::int64_t layer = 0; layer < bundle.layers; ++layer) {
-      keys_.emplace_back(cache);
-      values_.emplace_back(cache);
-    }
-    ids_.resize(static_cast<std::size_t>(options.chunk));
-    positions_.resize(ids_.size());
-    rows_.resize(ids_.size());
-    if (has_input(tensors::kVisible)) visible_.resize(ids_.size() * words(ids_.size()));
+    texts(1);
+    branches_ = has_input(tensors::kVisible);
+    resize({0, 1, static_cast<std::size_t>(options.chunk), static_cast<std::size_t>(options.chunk), 0});
     if (bundle.drafts > 0) chain_.emplace(bundle, options);
-    if (bundle.masks > 0) mask_rows_.resize(ids_.size());
+    if (bundle.masks > 0) mask_rows_.resize(static_cast<std::size_t>(options.chunk));
     judges_ = bundle.judge && has_output(tensors::kJudge);
     shapes_.reserve(kShapes);
   }
 
   std::span<const float> run(const Pass& pass) override {
-    const std::size_t rows = pass.ids.size(), wanted = pass.logit_rows.size();
-    if (rows == 0 || rows > ids_.size() || pass.positions.size() != rows || wanted == 0 || wanted > rows) {
-      throw Error(Status::internal, "a pass of " + std::to_string(rows) + " rows was asked for");
+    const Size size{selected_, 1, pass.ids.size(), pass.logit_rows.size(), static_cast<std::size_t>(pass.mask_rows)};
+    resize(size);
+    fill(pass, 0, size);
+    return execute(size);
+  }
+
+  std::span<const float> run_all(std::span<const Pass> passes) override {
+    std::size_t rows = 1, wanted = 1;
+    for (const Pass& pass : passes) {
+      rows = std::max(rows, pass.ids.size());
+      wanted = std::max(wanted, pass.logit_rows.size());
+      if (pass.mask_rows != 0) throw Error(Status::internal, "a pass with masks over several texts was asked for");
     }
-    if (pass.past < 0 || pass.past > options_.capacity - static_cast<std::int64_t>(rows)) {
-      refuse(Status::request, "context", std::to_string(pass.past) + " + " + std::to_string(rows) + " tokens",
-             "at most " + std::to_string(options_.capacity), "open the bundle with a longer context");
+    if (passes.empty() || passes.size() > texts_)
+      throw Error(Status::internal, "a pass of too many texts was asked for");
+    const Size size{0, passes.size(), rows, wanted, 0};
+    resize(size);
+    for (std::size_t text = 0; text < passes.size(); ++text) fill(passes[text], text, size);
+    return execute(size);
+  }
+
+  void texts(std::int64_t count) override {
+    if (count < 1 || count > kMostTexts) {
+      refuse(Status::request, "batch", std::to_string(count), "1 to " + std::to_string(kMostTexts),
+             "give fewer texts at a time");
     }
-    std::copy(pass.ids.begin(), pass.ids.end(), ids_.begin());
-    std::copy(pass.positions.begin(), pass.positions.end(), positions_.begin());
-    std::copy(pass.logit_rows.begin(), pass.logit_rows.end(), rows_.begin());
-    past_ = pass.past;
-    fill_visible(pass);
-    const auto masks = static_cast<std::size_t>(pass.mask_rows);
-    if (masks > (bundle_.masks > 0 ? rows - wanted : 0))
-      throw Error(Status::internal, "a pass with too many masks was asked for");
-    std::iota(mask_rows_.begin(), mask_rows_.begin() + static_cast<std::ptrdiff_t>(masks),
-              static_cast<std::int64_t>(rows - masks));
-    Shape& shape = bound(rows, wanted, masks);
-    const auto start = std::chrono::steady_clock::now();
-    try {
-      session_.Run(run_options_, shape.binding);
-    } catch (const Ort::Exception& error) {
-      throw Error(Status::internal, std::string("ONNX Runtime stopped: ") + error.what());
+    shapes_.clear();
+    keys_.clear(), values_.clear();
+    texts_ = static_cast<std::size_t>(count);
+    // A text's short pass is filled up with rows; they need slots, too.
+    slots_ = options_.capacity + (count > 1 ? kMostRowsOfEach : 0);
+    const auto cache = static_cast<std::size_t>(count * bundle_.kv_heads * slots_ * bundle_.head_dim);
+    for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
+      keys_.emplace_back(cache);
+      values_.emplace_back(cache);
     }
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    judged_ = {judge_.data(), judges_ ? wanted : 0};
-    latents_ = {mask_hidden_.data(), masks * static_cast<std::size_t>(bundle_.hidden_size)};
-    return {logits_.data(), wanted * static_cast<std::size_t>(bundle_.vocab_size)};
+    past_.assign(texts_, 0);
+    select(0);
+  }
+  void select(std::int64_t text) override { selected_ = static_cast<std::size_t>(text); }
+  void copy(std::int64_t from, std::int64_t to, std::int64_t length) override {
+    const auto width = static_cast<std::size_t>(bundle_.head_dim);
+    const auto head = static_cast<std::size_t>(slots_) * width;
+    for (auto* caches : {&keys_, &values_}) {
+      for (Buffer& cache : *caches) {
+        const std::span<float> source = text_of(cache, from), target = text_of(cache, to);
+        for (std::size_t at = 0; at < source.size(); at += head) {
+          std::copy_n(source.data() + at, static_cast<std::size_t>(length) * width, target.data() + at);
+        }
+      }
+    }
   }
 
   bool judges() const override { return judges_; }
-  std::span<const float> judge() override { return judged_; }
+  std::span<const float> judge() override { return judges_ ? own(judge_, 1) : std::span<const float>(); }
   std::int64_t masks() const override { return bundle_.masks; }
   std::int64_t drafts() const override { return bundle_.drafts; }
   std::span<const float> row_latents(std::int64_t row) override {
     const auto width = static_cast<std::size_t>(bundle_.row_latents);
-    return std::span<const float>(row_latents_).subspan(static_cast<std::size_t>(row) * width, width);
+    return own(row_latents_, width).subspan(static_cast<std::size_t>(row) * width, width);
   }
   std::int64_t latent_size() const override { return bundle_.hidden_size; }
   std::span<const float> mask_latents() override { return latents_; }
@@ -116,7 +135,7 @@ class OrtBackend final : public Backend {
                    std::span<float> chances) override {
     chain_.value().run(first, latents, ids, chances);
   }
-  bool branches() const override { return !visible_.empty(); }
+  bool branches() const override { return branches_; }
   void reserve(std::int64_t rows) override {
     const auto wanted = static_cast<std::size_t>(std::min(rows, options_.chunk) * bundle_.vocab_size);
     if (logits_.size() >= wanted) return;
@@ -125,10 +144,11 @@ class OrtBackend final : public Backend {
   }
   void keep(std::int64_t past, std::span<const std::int32_t> rows) override {
     const auto width = static_cast<std::size_t>(bundle_.head_dim);
-    const auto head = static_cast<std::size_t>(options_.capacity) * width;
+    const auto head = static_cast<std::size_t>(slots_) * width;
     for (auto* caches : {&keys_, &values_}) {
       for (Buffer& cache : *caches) {
-        for (float* at = cache.data(); at < cache.data() + cache.size(); at += head) {
+        const std::span<float> own = text_of(cache, static_cast<std::int64_t>(selected_));
+        for (float* at = own.data(); at < own.data() + own.size(); at += head) {
           float* to = at + static_cast<std::size_t>(past) * width;
           for (std::size_t t = 0; t < rows.size(); ++t) {
             const auto from = static_cast<std::size_t>(rows[t]);
@@ -141,8 +161,12 @@ class OrtBackend final : public Backend {
   std::int64_t capacity() const override { return options_.capacity; }
   std::int64_t vocab_size() const override { return bundle_.vocab_size; }
   std::int64_t chunk() const override { return options_.chunk; }
-  std::span<float> keys(std::int64_t layer) override { return keys_[static_cast<std::size_t>(layer)].span(); }
-  std::span<float> values(std::int64_t layer) override { return values_[static_cast<std::size_t>(layer)].span(); }
+  std::span<float> keys(std::int64_t layer) override {
+    return text_of(keys_[static_cast<std::size_t>(layer)], static_cast<std::int64_t>(selected_));
+  }
+  std::span<float> values(std::int64_t layer) override {
+    return text_of(values_[static_cast<std::size_t>(layer)], static_cast<std::int64_t>(selected_));
+  }
   double engine_seconds() const override { return seconds_; }
 
  private:
@@ -164,92 +188,160 @@ class OrtBackend final : public Backend {
 
   static std::size_t words(std::size_t rows) { return (rows + 63) / 64; }
 
-  void fill_visible(const Pass& pass) {
-    const std::size_t rows = pass.ids.size(), count = words(rows);
-    if (pass.visible.size() != (pass.visible.empty() ? 0 : rows * count) ||
-        (visible_.empty() && !pass.visible.empty())) {
+  // What a pass is made of: `texts` from `first` on, each with `rows` rows, the last `masks` of them mask tokens; `wanted` get logits.
+  struct Size {
+    std::size_t first = 0, texts = 1, rows = 0, wanted = 0, masks = 0;
+    bool operator==(const Size&) const = default;
+  };
+
+  // Memory for such a pass.
+  void resize(const Size& size) {
+    const auto grow = [this](auto& buffer, std::size_t count) {
+      if (buffer.size() >= count) return;
+      buffer.resize(count);
+      shapes_.clear();  // their bindings point into the buffer that moved
+    };
+    const std::size_t rows = size.texts * size.rows, wanted = size.texts * size.wanted;
+    grow(ids_, rows);
+    grow(positions_, rows);
+    grow(rows_, wanted);
+    if (branches_) grow(visible_, rows * words(size.rows));
+  }
+
+  // Rows of text number `text` of the pass.
+  void fill(const Pass& pass, std::size_t text, const Size& size) {
+    const std::size_t own = pass.ids.size(), asked = pass.logit_rows.size(), at = text * size.rows;
+    if (own == 0 || own > static_cast<std::size_t>(options_.chunk) || pass.positions.size() != own || asked == 0 ||
+        asked > own) {
+      throw Error(Status::internal, "a pass of " + std::to_string(own) + " rows was asked for");
+    }
+    if (pass.past < 0 || pass.past > options_.capacity - static_cast<std::int64_t>(own)) {
+      refuse(Status::request, "context", std::to_string(pass.past) + " + " + std::to_string(own) + " tokens",
+             "at most " + std::to_string(options_.capacity), "open the bundle with a longer context");
+    }
+    if (pass.past + static_cast<std::int64_t>(size.rows) > slots_) {
+      throw Error(Status::internal, "a pass of " + std::to_string(size.rows) + " rows for each text was asked for");
+    }
+    const auto put = [](auto& to, std::size_t begin, std::size_t count, const auto& values, auto rest) {
+      const auto end = std::copy(values.begin(), values.end(), to.begin() + static_cast<std::ptrdiff_t>(begin));
+      std::fill(end, to.begin() + static_cast<std::ptrdiff_t>(begin + count), rest);
+    };
+    put(ids_, at, size.rows, pass.ids, 0);
+    put(positions_, at, size.rows, pass.positions, pass.positions.back());
+    put(rows_, text * size.wanted, size.wanted, pass.logit_rows, pass.logit_rows.back());
+    past_[text] = pass.past;
+    fill_visible(pass, at, size.rows);
+  }
+
+  void fill_visible(const Pass& pass, std::size_t at, std::size_t rows) {
+    const std::size_t own = pass.ids.size(), count = words(rows), given = words(own);
+    if (pass.visible.size() != (pass.visible.empty() ? 0 : own * given) || (!branches_ && !pass.visible.empty())) {
       throw Error(Status::internal, "a pass with branches was asked for that the graph does not take");
     }
-    if (visible_.empty()) return;
-    if (!pass.visible.empty()) {
-      std::copy(pass.visible.begin(), pass.visible.end(), visible_.begin());
-      return;
-    }
-    std::fill_n(visible_.begin(), rows * count, 0);
+    if (!branches_) return;
+    std::fill_n(visible_.data() + at * count, rows * count, 0);
     for (std::size_t row = 0; row < rows; ++row) {
-      std::int64_t* bits = visible_.data() + row * count;
-      for (std::size_t w = 0; w < row / 64; ++w) bits[w] = -1;
-      bits[row / 64] = static_cast<std::int64_t>(~std::uint64_t{0} >> (63 - row % 64));
+      std::int64_t* bits = visible_.data() + (at + row) * count;
+      if (row < own && !pass.visible.empty()) {
+        std::copy_n(pass.visible.data() + row * given, given, bits);
+      } else {
+        for (std::size_t w = 0; w < row / 64; ++w) bits[w] = -1;
+        bits[row / 64] = static_cast<std::int64_t>(~std::uint64_t{0} >> (63 - row % 64));
+      }
     }
   }
 
-  // Everything bound for one (rows, wanted): the tensors are views of the same buffers, so binding again is only needed when
-  // the shape changes. Those of decoding and of drafts come again and again and are kept; of prefill only the last.
+  std::span<const float> execute(const Size& size) {
+    if (size.masks > (bundle_.masks > 0 ? size.rows - size.wanted : 0)) {
+      throw Error(Status::internal, "a pass with too many masks was asked for");
+    }
+    std::iota(mask_rows_.begin(), mask_rows_.begin() + static_cast<std::ptrdiff_t>(size.masks),
+              static_cast<std::int64_t>(size.rows - size.masks));
+    Shape& shape = bound(size);
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      session_.Run(run_options_, shape.binding);
+    } catch (const Ort::Exception& error) {
+      throw Error(Status::internal, std::string("ONNX Runtime stopped: ") + error.what());
+    }
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    ran_ = size;
+    latents_ = {mask_hidden_.data(), size.masks * static_cast<std::size_t>(bundle_.hidden_size)};
+    return {logits_.data(), size.texts * size.wanted * static_cast<std::size_t>(bundle_.vocab_size)};
+  }
+
+  std::span<float> text_of(Buffer& cache, std::int64_t text) const {
+    const std::size_t each = cache.size() / texts_;
+    return cache.span().subspan(static_cast<std::size_t>(text) * each, each);
+  }
+  // The selected text's share of an output of the last pass, of `width` numbers a wanted row.
+  std::span<const float> own(const std::vector<float>& output, std::size_t width) const {
+    const std::size_t each = ran_.wanted * width;
+    return std::span<const float>(output).subspan((selected_ - ran_.first) * each, each);
+  }
+
+  // Everything bound for passes of one size: the tensors are views of the same buffers, so binding again is only needed when
+  // the size changes. Those of decoding and of drafts come again and again and are kept; of prefill only the last.
   struct Shape {
-    std::size_t rows = 0, wanted = 0, masks = 0;
+    Size size;
     Ort::IoBinding binding{nullptr};
     std::vector<Ort::Value> values;
   };
   static constexpr std::size_t kShapes = 80;
 
-  Shape& bound(std::size_t rows, std::size_t wanted, std::size_t masks) {
+  Shape& bound(const Size& size) {
     for (Shape& shape : shapes_) {
-      if (shape.rows == rows && shape.wanted == wanted && shape.masks == masks) return shape;
+      if (shape.size == size) return shape;
     }
+    const auto [first, texts, rows, wanted, masks] = size;
     const std::size_t latents = std::max<std::size_t>(masks, 1) * static_cast<std::size_t>(bundle_.hidden_size);
-    if (bundle_.masks > 0 && mask_hidden_.size() < latents) {
-      mask_hidden_.resize(latents);
+    const auto grow = [this](std::vector<float>& buffer, std::size_t count) {
+      if (buffer.size() >= count) return;
+      buffer.resize(count);
       shapes_.clear();
-    }
-    const std::size_t logits = wanted * static_cast<std::size_t>(bundle_.vocab_size);
-    if (logits_.size() < logits) {
-      logits_.resize(logits);
-      shapes_.clear();  // their bindings point into the buffer that moved
-    }
-    if (const auto most = wanted * static_cast<std::size_t>(bundle_.row_latents); row_latents_.size() < most) {
-      row_latents_.resize(most);
-      shapes_.clear();
-    }
-    if (judges_ && judge_.size() < wanted) {
-      judge_.resize(wanted);
-      shapes_.clear();
-    }
+    };
+    const std::size_t logits = texts * wanted * static_cast<std::size_t>(bundle_.vocab_size);
+    const std::size_t row_latents = texts * wanted * static_cast<std::size_t>(bundle_.row_latents);
+    if (bundle_.masks > 0) grow(mask_hidden_, latents);
+    if (judges_) grow(judge_, texts * wanted);
+    grow(logits_, logits);
+    grow(row_latents_, row_latents);
     const bool prefill = rows > 1 && wanted == 1;
     auto old = std::find_if(shapes_.begin(), shapes_.end(),
-                            [](const Shape& shape) { return shape.rows > 1 && shape.wanted == 1; });
+                            [](const Shape& shape) { return shape.size.rows > 1 && shape.size.wanted == 1; });
     if (!prefill) old = shapes_.size() < kShapes ? shapes_.end() : shapes_.begin();
     Shape& shape = old == shapes_.end() ? shapes_.emplace_back() : *old;
-    shape = Shape{rows, wanted, masks, Ort::IoBinding(session_), {}};
-    const std::int64_t two_rows[] = {1, static_cast<std::int64_t>(rows)};
-    const std::int64_t two_wanted[] = {1, static_cast<std::int64_t>(wanted)};
-    const std::int64_t one[] = {1};
-    const std::int64_t out[] = {1, static_cast<std::int64_t>(wanted), bundle_.vocab_size};
-    bind(shape, tensors::kInputIds, view(ids_.data(), rows, two_rows));
-    bind(shape, tensors::kPositions, view(positions_.data(), rows, two_rows));
-    bind(shape, tensors::kPastLen, view(&past_, 1, one));
-    bind(shape, tensors::kLogitRows, view(rows_.data(), wanted, two_wanted));
-    const std::int64_t seen[] = {1, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(words(rows))};
-    if (!visible_.empty()) bind(shape, tensors::kVisible, view(visible_.data(), rows * words(rows), seen));
+    shape = Shape{size, Ort::IoBinding(session_), {}};
+    const auto batch = static_cast<std::int64_t>(texts), row_count = static_cast<std::int64_t>(rows),
+               out_count = static_cast<std::int64_t>(wanted);
+    const std::int64_t all_rows[] = {batch, row_count}, all_wanted[] = {batch, out_count}, each[] = {batch};
+    bind(shape, tensors::kInputIds, view(ids_.data(), texts * rows, all_rows));
+    bind(shape, tensors::kPositions, view(positions_.data(), texts * rows, all_rows));
+    bind(shape, tensors::kPastLen, view(past_.data(), texts, each));
+    bind(shape, tensors::kLogitRows, view(rows_.data(), texts * wanted, all_wanted));
+    const std::int64_t seen[] = {batch, row_count, static_cast<std::int64_t>(words(rows))};
+    if (branches_) bind(shape, tensors::kVisible, view(visible_.data(), texts * rows * words(rows), seen));
     if (bundle_.row_latents > 0) {
-      const std::int64_t latent[] = {1, static_cast<std::int64_t>(wanted), bundle_.row_latents};
-      bind_output(shape, tensors::kRowLatents,
-                  view(row_latents_.data(), wanted * static_cast<std::size_t>(bundle_.row_latents), latent));
+      const std::int64_t latent[] = {batch, out_count, bundle_.row_latents};
+      bind_output(shape, tensors::kRowLatents, view(row_latents_.data(), row_latents, latent));
     }
-    if (judges_) bind_output(shape, tensors::kJudge, view(judge_.data(), wanted, two_wanted));
+    if (judges_) bind_output(shape, tensors::kJudge, view(judge_.data(), texts * wanted, all_wanted));
     if (bundle_.masks > 0) {
       const std::int64_t masked[] = {static_cast<std::int64_t>(masks)};
-      const std::int64_t hidden[] = {1, static_cast<std::int64_t>(masks), bundle_.hidden_size};
+      const std::int64_t hidden[] = {batch, static_cast<std::int64_t>(masks), bundle_.hidden_size};
       bind(shape, tensors::kMaskRows, view(mask_rows_.data(), masks, masked));
-      bind_output(shape, tensors::kMaskHidden,
-                  view(mask_hidden_.data(), masks * static_cast<std::size_t>(bundle_.hidden_size), hidden));
+      const std::size_t count = texts * masks * static_cast<std::size_t>(bundle_.hidden_size);
+      bind_output(shape, tensors::kMaskHidden, view(mask_hidden_.data(), count, hidden));
     }
+    const std::int64_t out[] = {batch, out_count, bundle_.vocab_size};
     bind_output(shape, tensors::kLogits, view(logits_.data(), logits, out));
-    const std::int64_t cache[] = {1, bundle_.kv_heads, options_.capacity, bundle_.head_dim};
+    const std::int64_t cache[] = {batch, bundle_.kv_heads, slots_, bundle_.head_dim};
     for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
       const std::string number = std::to_string(layer);
       const auto in_place = [&](const std::string& past, const std::string& present, Buffer& buffer) {
-        bind(shape, past + number, view(buffer.data(), buffer.size(), cache));
-        bind_output(shape, present + number, view(buffer.data(), buffer.size(), cache));
+        const std::size_t one = buffer.size() / texts_;
+        bind(shape, past + number, view(buffer.data() + first * one, texts * one, cache));
+        bind_output(shape, present + number, view(buffer.data() + first * one, texts * one, cache));
       };
       in_place(tensors::kPastK, tensors::kPresentK, keys_[layer]);
       in_place(tensors::kPastV, tensors::kPresentV, values_[layer]);
@@ -277,13 +369,17 @@ class OrtBackend final : public Backend {
   Ort::RunOptions run_options_;
   std::vector<Buffer> keys_, values_;
   std::vector<std::int64_t> ids_, positions_, rows_, visible_;
-  std::int64_t past_ = 0;
+  std::vector<std::int64_t> past_;  // of each text of the pass
+  std::size_t texts_ = 1, selected_ = 0;
+  std::int64_t slots_ = 0;  // of each text's cache
+  bool branches_ = false;
+  Size ran_;
   std::vector<float> logits_;
   std::vector<Shape> shapes_;
   std::optional<OrtDraftChain> chain_;
   std::vector<std::int64_t> mask_rows_;
   std::vector<float> mask_hidden_, row_latents_, judge_;
-  std::span<const float> latents_, judged_;
+  std::span<const float> latents_;
   bool judges_ = false;
   double seconds_ = 0;
 };

@@ -144,6 +144,15 @@ FARTHING_API farthing_status farthing_generate(farthing_engine* engine, const in
 FARTHING_API farthing_status farthing_generate_text(farthing_engine* engine, const char* prompt,
                                                     const farthing_generation* how, farthing_on_text on_text,
                                                     void* user, farthing_result* result);
+/* Called with the number of the prompt and its new id; 0 ends that text. */
+typedef int32_t (*farthing_on_token_of)(void* user, size_t prompt, int32_t id);
+/* Continues `count` prompts, prompts[i] of counts[i] ids, as farthing_generate would one by one, at most `batch` (1 to 256) of them in one
+ * pass. how applies to all; reuse_prefix and restart_window must be 0. results: NULL, or `count` of them, each with its size set.
+ * The text so far is forgotten. FARTHING_REQUEST for recurrent models, TensorRT, and drafts that follow one text only (mtp, ftp, model). */
+FARTHING_API farthing_status farthing_generate_all(farthing_engine* engine, const int32_t* const* prompts,
+                                                   const size_t* counts, size_t count, const farthing_generation* how,
+                                                   size_t batch, farthing_on_token_of on_token, void* user,
+                                                   farthing_result* results);
 /* Ends a running generation after its current pass; from any thread. */
 FARTHING_API void farthing_cancel(farthing_engine* engine);
 

@@ -102,6 +102,28 @@ nb::dict generate(PyEngine& self, const std::vector<std::int32_t>& prompt, const
   return dict_of(made, self.kernels);
 }
 
+nb::list generate_all(PyEngine& self, const std::vector<std::vector<std::int32_t>>& prompts, const nb::list& options,
+                      std::int64_t batch, nb::object on_token) {
+  std::vector<farthing::GenerateOptions> how;
+  for (const nb::handle each : options) how.push_back(options_of(nb::cast<nb::dict>(each)));
+  std::function<bool(std::size_t, std::int32_t)> callback;
+  if (!on_token.is_none()) {
+    callback = [&on_token](std::size_t index, std::int32_t id) {
+      const nb::gil_scoped_acquire held;
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      return nb::cast<bool>(on_token(index, id));
+    };
+  }
+  std::vector<farthing::Generation> made;
+  {
+    const nb::gil_scoped_release released;
+    made = self.engine.generate_all(prompts, how, batch, callback);
+  }
+  nb::list results;
+  for (const farthing::Generation& each : made) results.append(dict_of(each, self.kernels));
+  return results;
+}
+
 nb::object extend(PyEngine& self, const std::vector<std::int32_t>& ids) {
   std::span<const float> all;
   {
@@ -191,6 +213,7 @@ NB_MODULE(_core, module) {
       .def("extend", &extend, "ids"_a)
       .def("logits", &logits)
       .def("generate", &generate, "prompt_ids"_a, "options"_a, "on_token"_a = nb::none())
+      .def("generate_all", &generate_all, "prompts"_a, "options"_a, "batch"_a, "on_token"_a = nb::none())
       .def("speculate", &speculate, "drafter"_a.none(), "acceptor"_a.none(), "options"_a, "cost"_a)
       .def(
           "draft",

@@ -25,6 +25,15 @@ static int32_t collect(void* user, int32_t id) {
   return seen->count != seen->stop_at;
 }
 
+struct heard {
+  struct seen of[3];
+};
+
+static int32_t collect_of(void* user, size_t prompt, int32_t id) {
+  struct heard* heard = user;
+  return collect(&heard->of[prompt], id);
+}
+
 int main(int argc, char** argv) {
   if (argc != 5) return 2;
   farthing_options options = FARTHING_OPTIONS_INIT;
@@ -79,6 +88,22 @@ int main(int argc, char** argv) {
   expect(memcmp(first.ids, again.ids, sizeof first.ids) == 0, "both engines agree");
   expect(farthing_generate(engine, prompt, 3, &how, collect, &cut, &result) == FARTHING_OK, "generate, cut short");
   expect(cut.count == 3 && result.stop == FARTHING_STOP_CALLBACK, "stopped by the callback");
+
+  /* Three texts, two at a time: each as it is alone. */
+  struct heard heard = {{{{0}, 0, -1}, {{0}, 0, 5}, {{0}, 0, -1}}};
+  const int32_t short_prompt[] = {7};
+  const int32_t* prompts[] = {prompt, short_prompt, prompt};
+  const size_t counts[] = {3, 1, 3}, nothing[] = {3, 0, 3};
+  farthing_result results[] = {FARTHING_RESULT_INIT, FARTHING_RESULT_INIT, FARTHING_RESULT_INIT};
+  expect(farthing_generate_all(engine, prompts, counts, 3, &how, 2, collect_of, &heard, results) == FARTHING_OK, "three texts");
+  expect(memcmp(first.ids, heard.of[0].ids, sizeof first.ids) == 0, "the first text is as alone");
+  expect(memcmp(first.ids, heard.of[2].ids, sizeof first.ids) == 0, "the third text is as alone");
+  expect(results[1].stop == FARTHING_STOP_CALLBACK && results[1].new_tokens == 5, "the second was cut short");
+  expect(results[2].stop == FARTHING_STOP_LENGTH && results[2].passes == 20, "the third was not");
+  expect(farthing_generate_all(engine, prompts, nothing, 3, &how, 2, NULL, NULL, NULL) == FARTHING_REQUEST, "an empty prompt");
+  expect(farthing_generate_all(engine, prompts, counts, 3, &how, 0, NULL, NULL, NULL) == FARTHING_REQUEST, "no batch");
+  expect(farthing_generate_all(engine, NULL, counts, 3, &how, 2, NULL, NULL, NULL) == FARTHING_REQUEST, "no prompts");
+  expect(farthing_length(engine) == 0, "several texts leave none behind");
   how.temperature = -1;
   expect(farthing_generate(engine, prompt, 3, &how, collect, &cut, &result) == FARTHING_REQUEST, "negative temperature");
   how.temperature = 0;

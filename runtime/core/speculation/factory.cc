@@ -24,6 +24,10 @@ std::shared_ptr<Drafter> make_text_drafter(const std::string& name, std::int64_t
   return nullptr;
 }
 
+bool follows_text(const std::string& name, const Backend& backend) {
+  return name == "lookup" || name == "aded" || (name == "auto" && backend.drafts() == 0);
+}
+
 std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle& bundle, Backend& backend,
                                       const std::string& table) {
   const bool self = name == "mtp" || name == "ftp";

@@ -100,8 +100,8 @@ std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_
   if (draft_.size() > 0) proposal_ += (drafting_ - proposal_) * (proposal_ > 0 ? kProposalShare : 1);
   check_draft(draft_, limits, drafter_->name());
   if (options_.always || !cost_.known()) return choice_.all(draft_);
-  const auto nodes = choice_.choose(draft_, kMargin, [&](std::int64_t rows) { return cost_.relative(rows, past); });
-  if (!nodes.empty() && !guard_.allows(cost_.relative(static_cast<std::int64_t>(nodes.size()) + 1, past))) {
+  const auto nodes = choice_.choose(draft_, kMargin, [&](std::int64_t rows) { return relative(rows, past); });
+  if (!nodes.empty() && !guard_.allows(relative(static_cast<std::int64_t>(nodes.size()) + 1, past))) {
     ++stats_.withheld;
     return {};
   }
@@ -109,7 +109,8 @@ std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_
 }
 
 const Plan& Speculation::plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room,
-                              std::int64_t slots) {
+                              std::int64_t slots, std::int64_t texts) {
+  texts_ = texts;
   slots = std::min(slots, most_rows_);
   drafting_ = 0;
   {
@@ -118,14 +119,21 @@ const Plan& Speculation::plan(std::span<const std::int32_t> added, std::int64_t 
   }
   plan_.set(added.back(), draft_, chosen(past, room, slots));
   if (masks_ > 0) add_masks(past, room, slots);
-  relative_ = cost_.relative(static_cast<std::int64_t>(plan_.all_rows()), past) + in_passes(drafting_, past);
+  relative_ = relative(static_cast<std::int64_t>(plan_.all_rows()), past) + in_passes(drafting_, past);
   return plan_;
+}
+
+void Speculation::charge(std::int64_t rows, std::int64_t drafting, std::int64_t past) {
+  relative_ = 1 + in_passes(drafting_, past);
+  if (plan_.rows() > 1 && drafting > 0) {
+    relative_ += (relative(rows, past) - 1) * static_cast<double>(texts_) / static_cast<double>(drafting);
+  }
 }
 
 // Masks behind a row are worth the draft they make, if the text stops at that row: P(stop) * worth, in plain passes. Rows are taken by
 // falling P(stop) for as long as that is more than what their masks cost.
 void Speculation::add_masks(std::int64_t past, std::int64_t room, std::int64_t slots) {
-  const auto cost = [&](std::int64_t rows) { return cost_.relative(rows, past); };
+  const auto cost = [&](std::int64_t rows) { return relative(rows, past); };
   const std::int64_t free = std::min(slots - static_cast<std::int64_t>(plan_.rows()), room);
   const std::int64_t count = std::min({drafter_->masks(cost), masks_, free});
   if (count < 1) return;

@@ -58,7 +58,12 @@ class Speculation {
   void begin(std::span<const std::int32_t> text);
   // Rows that run with `root`, the newest token; the plan has one row where nothing is worth guessing. `added` is the
   // text since the last call, root its end; `room` how many tokens may follow root, `slots` how many rows a pass may have.
-  const Plan& plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room, std::int64_t slots);
+  // `texts` run together, each with a row for every row of the longest: costs are those of such a pass, with drafts for all of them,
+  // in units of one text's share of a pass without. charge() then says what the pass really was.
+  const Plan& plan(std::span<const std::int32_t> added, std::int64_t past, std::int64_t room, std::int64_t slots,
+                   std::int64_t texts = 1);
+  // The pass has `rows` rows for each text, and `drafting` texts with a draft pay for those.
+  void charge(std::int64_t rows, std::int64_t drafting, std::int64_t past);
   // Child row to go on with behind `row`, or -1.
   std::int32_t accept(const Verification& pass, std::int32_t row, std::int32_t drawn);
   // `path` are the accepted rows, `judged` of them not drawn; `latents` those of all masks of the pass, float32 [masks, D],
@@ -67,13 +72,18 @@ class Speculation {
 
   const SpeculationStats& stats() const { return stats_; }
   const PassCost& cost() const { return cost_; }
+  std::int64_t most_rows() const { return options_.nodes + 1; }
   const Drafter& drafter() const { return *drafter_; }
   const Acceptor& acceptor() const { return *acceptor_; }
 
  private:
-  // Seconds in units of a pass of one row.
+  // Seconds in units of a pass of one row, or a text's share of one.
   double in_passes(double seconds, std::int64_t past) const {
-    return cost_.known() ? seconds / cost_.seconds(1, past) : 0;
+    return cost_.known() ? seconds * static_cast<double>(texts_) / cost_.seconds(texts_, past) : 0;
+  }
+  double relative(std::int64_t rows, std::int64_t past) const {
+    return texts_ == 1 ? cost_.relative(rows, past)
+                       : cost_.relative(rows * texts_, past) / cost_.relative(texts_, past);
   }
   bool worth_asking(std::int64_t past);
   std::span<const std::int32_t> chosen(std::int64_t past, std::int64_t room, std::int64_t slots);
@@ -86,6 +96,7 @@ class Speculation {
   std::int64_t most_rows_;
   bool branches_;
   std::int64_t masks_;
+  std::int64_t texts_ = 1;
   Draft draft_;
   NodeChoice choice_;
   Plan plan_;
