@@ -115,7 +115,7 @@ class Llama(nn.Module):
         (out / "config.json").write_text(json.dumps(self.config, indent=1) + "\n", encoding="utf-8")
 
 
-def schedule(step: int, steps: int, warm_up: int = 50) -> float:
+def schedule(step: int, steps: int, warm_up: int) -> float:
     """Share of the learning rate: linear warm-up, cosine to a twentieth."""
     return min(1.0, (step + 1) / warm_up) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
 
@@ -128,6 +128,7 @@ def train(
     rate: float,
     out: Path,
     seed: int,
+    warm_up: int = 50,
     save_every: int = 100,
     until: Callable[[Llama, int], bool] | None = None,
 ) -> Llama:
@@ -144,7 +145,7 @@ def train(
     began = time.process_time()
     for step in range(first, steps):
         for group in optimiser.param_groups:
-            group["lr"] = rate * schedule(step, steps)
+            group["lr"] = rate * schedule(step, steps, warm_up)
         ids, weights = batches(step)
         losses = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss = (losses * weights.flatten()).sum() / weights.sum()

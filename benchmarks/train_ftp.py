@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_llama import Llama
 from torch import nn
 from torch.nn import functional as F
-from train_mtp_fixture import CONFIG, Model, write_checkpoint
+from train_mtp_fixture import CONFIG, byte_tokenizer
 
 from farthing.export.checkpoint import open_checkpoint
 from farthing.export.checkpoint.ftp_head import save_head
@@ -59,7 +60,7 @@ def text_of(count: int, seed: int) -> tuple[list[int], list[int]]:
     return ids, topics
 
 
-def horizon_losses(model: Model, head: FtpHead, block: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+def horizon_losses(model: Llama, head: FtpHead, block: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy [N] of the tokens 1..N behind the rows ``starts`` [s] of block [B,T]."""
     n = head.config.horizon
     h = model.states(block[:, : int(starts.max()) + 1])[:, starts]  # [B,s,D]
@@ -69,10 +70,10 @@ def horizon_losses(model: Model, head: FtpHead, block: torch.Tensor, starts: tor
     return F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="none").view(-1, n).mean(0)
 
 
-def train(kind: str, steps: int, out: Path) -> tuple[Model, FtpHead | None]:
+def train(kind: str, steps: int, out: Path) -> tuple[Llama, FtpHead | None]:
     """The model in ``out``, trained if it is not there; resumes nothing: it takes minutes."""
     torch.manual_seed(1)
-    model = Model()
+    model = Llama(CONFIG)
     head = FtpHead(FtpConfig(CONFIG["hidden_size"])) if kind == "ftp" else None
     parameters = [*model.parameters(), *(head.parameters() if head else [])]
     done = out / f"{kind}.safetensors.pt"
@@ -123,7 +124,7 @@ def probe(states: torch.Tensor, topics: torch.Tensor) -> float:
     return float((layer(states[half:]).argmax(-1) == topics[half:]).float().mean())
 
 
-def compare(plain: Model, model: Model, head: FtpHead) -> dict[str, Any]:
+def compare(plain: Llama, model: Llama, head: FtpHead) -> dict[str, Any]:
     """What the method claims, measured on fresh text."""
     ids, topics = (torch.tensor(x) for x in text_of(60_000, 99))
     count = len(ids) // (LENGTH + 8)
@@ -184,7 +185,8 @@ def main() -> None:
     assert head is not None
     folder, adapter = args.out / "model", args.out / "ftp.safetensors"
     if not adapter.exists():
-        write_checkpoint(model, folder)
+        model.save(folder)
+        (folder / "tokenizer.json").write_text(byte_tokenizer() + "\n")
         save_head(adapter, head, open_checkpoint(folder))
     found = {**compare(plain, model, head), **decode(folder, adapter, 50, 80)}
     print(json.dumps(found, indent=1))

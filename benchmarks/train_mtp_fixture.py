@@ -10,38 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
-import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import small_llama
 import torch
-from torch import nn
-from torch.nn import functional as F
+from small_llama import llama_config
 
 from farthing.calibration.train_mtp import Options, train
-from farthing.export.checkpoint.safetensors_file import write_safetensors
 from farthing.models.mtp_decoding import decode
 
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 256,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": True,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
+CONFIG = llama_config(vocab=256, width=128, layers=4)
 NAMES = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"]
 THINGS = ["pump", "valve", "motor", "sensor", "relay", "heater"]
 TRAINING_SEED, LENGTH, BATCH, RATE, WARM_UP = 1, 128, 16, 3e-3, 30
@@ -64,71 +43,6 @@ def templated(count: int, seed: int) -> str:
     return "".join(lines)
 
 
-class Layer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        d, f, dim = (
-            CONFIG["hidden_size"],
-            CONFIG["intermediate_size"],
-            CONFIG["hidden_size"] // CONFIG["num_attention_heads"],
-        )
-        kv = dim * CONFIG["num_key_value_heads"]
-        self.input_layernorm = nn.RMSNorm(d, CONFIG["rms_norm_eps"])
-        self.post_attention_layernorm = nn.RMSNorm(d, CONFIG["rms_norm_eps"])
-        self.self_attn = nn.ModuleDict(
-            {n: nn.Linear(d, w, bias=False) for n, w in (("q_proj", d), ("k_proj", kv), ("v_proj", kv), ("o_proj", d))}
-        )
-        self.mlp = nn.ModuleDict(
-            {
-                n: nn.Linear(*s, bias=False)
-                for n, s in (("gate_proj", (d, f)), ("up_proj", (d, f)), ("down_proj", (f, d)))
-            }
-        )
-
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        h, a = self.input_layernorm(x), self.self_attn
-        q, k, v = (
-            a[n](h).unflatten(-1, (-1, 2 * cos.shape[-1])).transpose(1, 2) for n in ("q_proj", "k_proj", "v_proj")
-        )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        group = q.shape[1] // k.shape[1]
-        mixed = F.scaled_dot_product_attention(
-            q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True
-        )
-        x = x + a["o_proj"](mixed.transpose(1, 2).flatten(2))
-        h, m = self.post_attention_layernorm(x), self.mlp
-        return x + m["down_proj"](F.silu(m["gate_proj"](h)) * m["up_proj"](h))
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-
-
-class Model(nn.Module):
-    """Names are those of Hugging Face's LlamaForCausalLM under ``model.``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(CONFIG["vocab_size"], CONFIG["hidden_size"])
-        nn.init.normal_(self.embed_tokens.weight, std=0.06)
-        self.layers = nn.ModuleList(Layer() for _ in range(CONFIG["num_hidden_layers"]))
-        self.norm = nn.RMSNorm(CONFIG["hidden_size"], CONFIG["rms_norm_eps"])
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits [B,T,V]."""
-        return self.states(ids) @ self.embed_tokens.weight.T
-
-    def states(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows [B,T,D] after the last norm."""
-        dim = CONFIG["hidden_size"] // CONFIG["num_attention_heads"]
-        angles = torch.arange(ids.shape[1])[:, None] * CONFIG["rope_theta"] ** (-torch.arange(0, dim, 2) / dim)
-        x, cos, sin = self.embed_tokens(ids), angles.cos(), angles.sin()
-        for layer in self.layers:
-            x = layer(x, cos, sin)
-        return self.norm(x)  # type: ignore[no-any-return]
-
-
 def byte_tokenizer() -> str:
     """tokenizer.json in which a byte is its own id."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -145,33 +59,14 @@ def byte_tokenizer() -> str:
 
 def train_base(out: Path, steps: int) -> None:
     """``out`` becomes a checkpoint folder, float16."""
-    torch.manual_seed(TRAINING_SEED)
-    model = Model()
     data = torch.tensor(list(templated(400_000, TRAINING_SEED).encode()))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    began, draw = time.process_time(), torch.Generator().manual_seed(TRAINING_SEED)
-    for step in range(steps):
-        rate = RATE * min(1.0, (step + 1) / WARM_UP) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    draw, even = torch.Generator().manual_seed(TRAINING_SEED), torch.ones(BATCH, LENGTH)
+
+    def batches(_: int) -> tuple[torch.Tensor, torch.Tensor]:
         starts = torch.randint(len(data) - LENGTH - 1, (BATCH, 1), generator=draw)
-        block = data[starts + torch.arange(LENGTH + 1)]
-        loss = F.cross_entropy(model(block[:, :-1]).flatten(0, 1), block[:, 1:].flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        if step % 50 == 0 or step == steps - 1:
-            print(f"base {step}: loss {loss.item():.3f}, {time.process_time() - began:.0f} CPU s", flush=True)
-    write_checkpoint(model, out)
+        return data[starts + torch.arange(LENGTH + 1)], even
 
-
-def write_checkpoint(model: Model, out: Path) -> None:
-    """A Hugging Face folder, float16."""
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{n}": p.detach().numpy().astype(np.float16) for n, p in model.named_parameters()}
-    write_safetensors(out / "model.safetensors", tensors, {})
-    (out / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
+    small_llama.train(CONFIG, batches, steps=steps, rate=RATE, out=out, seed=TRAINING_SEED, warm_up=WARM_UP)
     (out / "tokenizer.json").write_text(byte_tokenizer() + "\n")
 
 

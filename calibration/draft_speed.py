@@ -41,8 +41,8 @@ class DraftSpeed:
 
 def drafts_of(runtime: Runtime) -> list[str]:
     """Drafters that the bundle can have, plain decoding first."""
-    masks = ["mtp"] if "mtp" in runtime.bundle.manifest else []
-    return ["none", "lookup", "aded", *masks, "auto"]
+    own = [name for name in ("mtp", "ftp") if name in runtime.bundle.manifest]
+    return ["none", "lookup", "aded", *own, "auto"]
 
 
 def measure_drafts(

@@ -45,16 +45,6 @@ def batch_command(
     bundle: str,
     file: str,
     batch: int,
-    threads: int,
-    context: int | None,
-    no_native: bool,
-    backend: str,
-    cuda_graphs: bool,
-    draft: str,
-    draft_table: str | None,
-    draft_rows: int,
-    draft_bundle: str | None,
-    judge: bool,
     out: str | None,
     seed: int,
     **how: Any,
@@ -67,9 +57,8 @@ def batch_command(
     console = Console(stderr=True)
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     tokens = how["max_new_tokens"] * len(asked)
-    opened = (bundle, threads, context, no_native, backend, cuda_graphs, draft, draft_table, draft_rows, draft_bundle)
     with (
-        open_bundle_for(*opened, judge) as runtime,
+        open_bundle_for(bundle, how) as runtime,
         Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("tokens (at most)", total=tokens)

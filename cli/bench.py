@@ -65,7 +65,8 @@ def bench_command(
     if plot is not None:
         raise RequestError(found_wanted("--plot", "given without --draft", "only with it", "give --draft all"))
     start = time.perf_counter()
-    with open_bundle_for(bundle, threads, prompt_tokens + new_tokens, no_native, draft="none") as runtime:
+    opening = {"threads": threads, "context": prompt_tokens + new_tokens, "no_native": no_native, "draft": "none"}
+    with open_bundle_for(bundle, opening) as runtime:
         opened = time.perf_counter() - start
         prompt = _prompt(runtime.vocab_size, prompt_tokens)
         samples = [
@@ -95,7 +96,7 @@ def _bench_drafts(
 ) -> None:
     from ..calibration.draft_speed import draft_table, drafts_of, measure_drafts, plot_drafts
 
-    with open_bundle_for(bundle, threads, None, no_native, draft="none") as runtime:
+    with open_bundle_for(bundle, {"threads": threads, "no_native": no_native, "draft": "none"}) as runtime:
         names = drafts_of(runtime) if draft == "all" else draft.split(",")
         before = set(_costs(bundle))
         runtime.tune()  # else every change of drafter would measure again

@@ -37,31 +37,9 @@ _PROMPT = "> "
 def chat_command(
     bundle: str,
     system: str | None,
-    threads: int,
-    context: int | None,
-    no_native: bool,
-    backend: str,
-    cuda_graphs: bool,
-    draft: str,
-    draft_table: str | None,
-    draft_rows: int,
-    draft_bundle: str | None,
-    judge: bool,
     **how: Any,
 ) -> None:
-    with open_bundle_for(
-        bundle,
-        threads,
-        context,
-        no_native,
-        backend,
-        cuda_graphs,
-        draft,
-        draft_table,
-        draft_rows,
-        draft_bundle,
-        judge,
-    ) as runtime:
+    with open_bundle_for(bundle, how) as runtime:
         if runtime.tokenizer is None or not runtime.tokenizer.has_chat_template:
             raise RequestError(
                 found_wanted(

@@ -75,36 +75,29 @@ def sampling_options(command: _Command) -> _Command:
     return command
 
 
-def open_bundle_for(
-    bundle: str,
-    threads: int,
-    context: int | None,
-    no_native: bool,
-    backend: str = "onnxruntime",
-    cuda_graphs: bool = False,
-    draft: str = "tuned",
-    draft_table: str | None = None,
-    draft_rows: int = 15,
-    draft_bundle: str | None = None,
-    judge: bool = True,
-) -> Any:
-    """`farthing.load` with the options of `open_options`."""
+_OPEN = frozenset(
+    [
+        "threads",
+        "context",
+        "no_native",
+        "backend",
+        "cuda_graphs",
+        "draft",
+        "draft_table",
+        "draft_rows",
+        "draft_bundle",
+        "judge",
+    ]
+)
+
+
+def open_bundle_for(bundle: str, options: dict[str, Any]) -> Any:
+    """`farthing.load` with the options of `open_options`, which are taken out of ``options``."""
     from ..runtime.api import load  # heavy: numpy, tokenizers
 
-    native = False if no_native else None
-    return load(
-        bundle,
-        threads=threads,
-        context=context,
-        native=native,
-        backend=backend,
-        cuda_graphs=cuda_graphs,
-        draft=draft,
-        draft_table=draft_table,
-        draft_rows=draft_rows,
-        draft_bundle=draft_bundle,
-        judge=judge,
-    )
+    opening = {name: options.pop(name) for name in _OPEN & options.keys()}
+    native = False if opening.pop("no_native", False) else None
+    return load(bundle, native=native, **opening)
 
 
 def speed_report(stats: dict[str, Any], native: bool) -> str:

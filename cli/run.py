@@ -58,34 +58,12 @@ def run_command(
     prompt: str | None,
     prompt_file: str | None,
     prompt_ids: str | None,
-    threads: int,
-    context: int | None,
-    no_native: bool,
-    backend: str,
-    cuda_graphs: bool,
-    draft: str,
-    draft_table: str | None,
-    draft_rows: int,
-    draft_bundle: str | None,
-    judge: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
     asked = _prompt(prompt, prompt_file, prompt_ids)
     start = time.perf_counter()
-    with open_bundle_for(
-        bundle,
-        threads,
-        context,
-        no_native,
-        backend,
-        cuda_graphs,
-        draft,
-        draft_table,
-        draft_rows,
-        draft_bundle,
-        judge,
-    ) as runtime:
+    with open_bundle_for(bundle, how) as runtime:
         opened = time.perf_counter() - start
         speaks = runtime.tokenizer is not None
         how["stop"] = list(how["stop"])

@@ -32,7 +32,7 @@ Afterwards `farthing run`, `farthing chat` and farthing.load guess ahead without
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
 def tune_command(bundle: str, threads: int, context: int | None, as_json: bool) -> None:
     """The command itself; its help is HELP."""
-    with open_bundle_for(bundle, threads, context, no_native=False, draft="none") as runtime:
+    with open_bundle_for(bundle, {"threads": threads, "context": context, "draft": "none"}) as runtime:
         path = runtime.tune()
     found = json.loads(path.read_text(encoding="utf-8"))
     if as_json:

@@ -173,10 +173,10 @@ def test_what_follows_one_text_is_refused(tmp_path: Path) -> None:
     base = open_checkpoint(checkpoint)
     save_adapter(tmp_path / "adapter.safetensors", random_adapter(base, masks=3), base)
     export("mtp", checkpoint, tmp_path / "bundle", adapter=tmp_path / "adapter.safetensors", check=False)
-    with farthing.load(tmp_path / "bundle", threads=1, draft="auto") as mtp:
+    with farthing.load(tmp_path / "bundle", threads=1, draft="mtp") as mtp:
         with pytest.raises(RequestError, match="draft is 'mtp' for several texts"):
             mtp.generate_all([[1], [2]])
-        mtp.speculate("lookup", always=True)
+        mtp.speculate("auto", always=True)  # in a batch: what needs the text alone
         how: dict[str, Any] = {"greedy": True, "max_new_tokens": 12}
         together = mtp.generate_all([[1, 2], [3]], **how)
         mtp.speculate("none")

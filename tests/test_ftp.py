@@ -69,7 +69,7 @@ def test_drafts_change_nothing(made: tuple[Path, Path, Path], how: dict[str, Any
         assert found.ids == wanted.ids and runtime.tokens == cached
         assert found.stats["speculation"]["drafted"] >= min(rows, 4)
         runtime.speculate("auto")
-        assert runtime.drafter == "ftp" and runtime.generate(**how).ids == wanted.ids
+        assert runtime.drafter == "auto" and runtime.generate(**how).ids == wanted.ids
 
 
 @pytest.mark.skipif(native_parts().missing is not None, reason="needs the native build")

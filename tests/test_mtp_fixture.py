@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ FOLDER = ROOT / "examples" / "mtp"
 @pytest.fixture(scope="module")
 def recipe() -> Any:
     """benchmarks/train_mtp_fixture.py, which made the model and makes the fresh text."""
-    spec = importlib.util.spec_from_file_location("train_mtp_fixture", ROOT / "benchmarks" / "train_mtp_fixture.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module("train_mtp_fixture")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.fixture(scope="module")

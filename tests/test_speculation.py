@@ -279,6 +279,19 @@ def test_masks_change_nothing(any_model: Any, masks: str, temperature: float) ->
         assert made.stats["rows"] > 4 * found["drafts"] * 4 * 0.8
 
 
+@pytest.mark.parametrize("any_model", ["mtp"], indirect=True)
+@pytest.mark.parametrize("prompt", [PROMPT, [7, 8, 9] * 6])
+def test_auto_has_masks_and_text(any_model: Any, prompt: list[int]) -> None:
+    """The model's own guesses beside those of the text, whichever expects more: the ids stay."""
+    how: dict[str, Any] = {"prompt_ids": prompt, "greedy": True, "max_new_tokens": 60, "ignore_eos": True}
+    any_model.speculate("none")
+    wanted = any_model.generate(**how)
+    any_model.speculate("auto", always=True)
+    assert any_model.drafter == "auto"
+    made = any_model.generate(**how)
+    assert made.ids == wanted.ids and made.stats["speculation"]["drafts"] > 10
+
+
 @pytest.mark.parametrize(("draft", "rows"), [("nonsense", 7), ("lookup", 0), ("lookup", 64), (3, 7)])
 def test_bad_requests(model: Any, draft: Any, rows: int) -> None:
     with pytest.raises(RequestError, match="expected"):

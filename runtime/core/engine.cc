@@ -203,10 +203,12 @@ void Engine::draft(const DraftOptions& options) {
   if (small && cost && cost->known() && !options.how.always) small->stop_below(small->seconds() / cost->seconds(1, 0));
   const PassCost known = cost.value_or(PassCost());
   speculate(std::move(drafter), nullptr, options.how, known);
-  if (!follows_text(name, *backend_)) return;
-  another_ = [this, name, known, table = options.table, how = options.how]() mutable {
+  // Each of several texts can have a drafter of its own that guesses from the text alone.
+  if (!make_text_drafter(name, 1)) return;
+  const auto table = options.table.empty() ? nullptr : open_table(bundle_, options.table);
+  another_ = [this, name, known, table, how = options.how]() mutable {
     how.nodes = std::min<std::int64_t>(how.nodes, kMostRowsOfEach - 1);
-    return speculation_of(make_drafter(name, bundle_, *backend_, table), nullptr, how, known);
+    return speculation_of(make_text_drafter(name, capacity(), table), nullptr, how, known);
   };
 }
 

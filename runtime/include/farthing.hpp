@@ -88,6 +88,29 @@ class Runtime {
     return ids;
   }
 
+  // Continues every prompt, at most `batch` in one pass; each as generate() would alone. reuse_prefix and restart_window must be off.
+  std::vector<std::vector<std::int32_t>> generate_all(const std::vector<std::vector<std::int32_t>>& prompts,
+                                                      const Sampling& how, std::size_t batch = 8) {
+    std::vector<std::vector<std::int32_t>> all(prompts.size());
+    std::vector<const std::int32_t*> ids;
+    std::vector<std::size_t> counts;
+    const Native native(how);
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      ids.push_back(prompts[i].data());
+      counts.push_back(prompts[i].size());
+      // So that the callback cannot throw.
+      all[i].reserve(static_cast<std::size_t>(std::max<std::int64_t>(std::min(how.max_new_tokens, context()), 0)));
+    }
+    check(farthing_generate_all(
+        engine_.get(), ids.data(), counts.data(), prompts.size(), &native.how, batch,
+        [](void* user, size_t prompt, int32_t id) -> int32_t {
+          (*static_cast<std::vector<std::vector<std::int32_t>>*>(user))[prompt].push_back(id);
+          return 1;
+        },
+        &all, nullptr));
+    return all;
+  }
+
   std::vector<std::int32_t> encode(const std::string& text, bool parse_special = true) {
     std::size_t count = 0;
     check(farthing_encode(engine_.get(), text.c_str(), parse_special, nullptr, 0, &count));

@@ -32,9 +32,10 @@ struct Draft {
 };
 
 struct DraftLimits {
-  std::int64_t nodes = 0;  // most nodes
-  std::int64_t depth = 0;  // longest path
-  bool tree = false;       // whether the model takes branches; otherwise the draft must be a chain
+  std::int64_t nodes = 0;   // most nodes
+  std::int64_t depth = 0;   // longest path
+  bool tree = false;        // whether the model takes branches; otherwise the draft must be a chain
+  double pass_seconds = 0;  // what a plain pass takes here; 0 = unknown
 };
 
 // Guesses from the text so far, and from what it learned before. Deterministic: the same calls in the same order give equal drafts. For
@@ -57,6 +58,8 @@ class Drafter {
   virtual void latents(std::span<const float>) {}
   // Tokens that a draft is expected to bring, where the drafter knows; a draft that takes longer than that is left out.
   virtual double worth() const { return std::numeric_limits<double>::infinity(); }
+  // The same of the draft that latents of masks would make, beyond what would be guessed without them.
+  virtual double mask_worth() const { return worth(); }
   // What became of the nodes that ran: `ran` of them, numbered by `nodes` (ascending, closed under parents), and those among them
   // that were accepted, `path` (a path from the root; may be empty). Called before the observe() of the tokens.
   virtual void verified(const Draft& draft, std::span<const std::int32_t> nodes,

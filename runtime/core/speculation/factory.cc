@@ -13,19 +13,26 @@ namespace farthing {
 
 std::string drafter_names() { return "none, auto, lookup, aded, mtp, ftp, model"; }
 
+namespace {
+
+std::shared_ptr<Drafter> combined(std::int64_t capacity, std::shared_ptr<const TableFile> table,
+                                  std::shared_ptr<Drafter> self) {
+  return std::make_shared<CombinedDrafter>(
+      std::vector<std::shared_ptr<Drafter>>{std::make_shared<LookupDrafter>(capacity),
+                                            std::make_shared<AdedDrafter>(capacity, std::move(table))},
+      std::move(self));
+}
+
+}  // namespace
+
 std::shared_ptr<Drafter> make_text_drafter(const std::string& name, std::int64_t capacity,
                                            std::shared_ptr<const TableFile> table) {
   if (name == "lookup") return std::make_shared<LookupDrafter>(capacity);
   if (name == "aded") return std::make_shared<AdedDrafter>(capacity, std::move(table));
   if (name == "auto") {
-    return std::make_shared<CombinedDrafter>(std::vector<std::shared_ptr<Drafter>>{
-        std::make_shared<LookupDrafter>(capacity), std::make_shared<AdedDrafter>(capacity, std::move(table))});
+    return combined(capacity, std::move(table), nullptr);
   }
   return nullptr;
-}
-
-bool follows_text(const std::string& name, const Backend& backend) {
-  return name == "lookup" || name == "aded" || (name == "auto" && backend.drafts() == 0);
 }
 
 std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle& bundle, Backend& backend,
@@ -35,18 +42,24 @@ std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle& bun
     refuse(Status::request, "draft", "'" + name + "' for a model without it", "a bundle of farthing export " + name,
            "choose another draft");
   }
-  const bool by_itself = self || (name == "auto" && backend.drafts() > 0);
   std::shared_ptr<const TableFile> file;
   if (!table.empty()) {
-    if (by_itself || (name != "aded" && name != "auto")) {
-      refuse(Status::request, "draft table", "given for '" + name.substr(0, 40) + "'",
-             "aded, or auto where it takes aded", "leave the table out, or choose aded");
+    if (name != "aded" && name != "auto") {
+      refuse(Status::request, "draft table", "given for '" + name.substr(0, 40) + "'", "aded or auto",
+             "leave the table out, or choose aded");
     }
-    file = std::make_shared<TableFile>(table, bundle.vocab_size, bundle.tokenizer ? sha256_of(*bundle.tokenizer) : "");
+    file = open_table(bundle, table);
   }
-  if (by_itself) return std::make_shared<SelfDrafter>(backend);
+  if (self) return std::make_shared<SelfDrafter>(backend);
+  if (name == "auto" && backend.drafts() > 0) {
+    return combined(backend.capacity(), std::move(file), std::make_shared<SelfDrafter>(backend));
+  }
   if (auto drafter = make_text_drafter(name, backend.capacity(), std::move(file))) return drafter;
   refuse(Status::request, "draft", "'" + name.substr(0, 40) + "'", "one of " + drafter_names(), "choose one");
+}
+
+std::shared_ptr<const TableFile> open_table(const Bundle& bundle, const std::string& path) {
+  return std::make_shared<TableFile>(path, bundle.vocab_size, bundle.tokenizer ? sha256_of(*bundle.tokenizer) : "");
 }
 
 }  // namespace farthing

@@ -17,10 +17,10 @@ std::string drafter_names();
 // Null for other names.
 std::shared_ptr<Drafter> make_text_drafter(const std::string& name, std::int64_t capacity,
                                            std::shared_ptr<const TableFile> table = nullptr);
-// Whether that name guesses from the text alone, so that each of several texts can have a drafter of its own.
-bool follows_text(const std::string& name, const Backend& backend);
 // A drafter for texts that fit the backend, which must live as long. `table`: path of a draft table; empty = none. Throws Error(request, bundle).
 std::shared_ptr<Drafter> make_drafter(const std::string& name, const Bundle& bundle, Backend& backend,
                                       const std::string& table);
+// A draft table for that bundle's tokens. Throws Error(bundle).
+std::shared_ptr<const TableFile> open_table(const Bundle& bundle, const std::string& path);
 
 }  // namespace farthing

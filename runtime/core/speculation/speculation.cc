@@ -89,7 +89,8 @@ bool Speculation::worth_asking(std::int64_t past) {
 std::span<const std::int32_t> Speculation::chosen(std::int64_t past, std::int64_t room, std::int64_t slots) {
   draft_.clear();
   const DraftLimits limits{std::min({options_.nodes, slots - 1, branches_ ? options_.nodes : room}),
-                           std::min(options_.depth, room), branches_};
+                           std::min(options_.depth, room), branches_,
+                           cost_.known() ? cost_.seconds(texts_, past) / static_cast<double>(texts_) : 0};
   if (limits.nodes < 1 || limits.depth < 1 || !worth_asking(past)) return {};
   const double before = stats_.draft_seconds;
   {
@@ -155,7 +156,7 @@ void Speculation::add_masks(std::int64_t past, std::int64_t room, std::int64_t s
     const double proposal = in_passes(proposal_, past);
     std::size_t taken = 0;
     for (std::int64_t all = rows; taken < masked_.size(); ++taken, all += count) {
-      const double worth = stops_[static_cast<std::size_t>(masked_[taken])] * (drafter_->worth() - proposal);
+      const double worth = stops_[static_cast<std::size_t>(masked_[taken])] * (drafter_->mask_worth() - proposal);
       const bool pays = options_.masks == SpeculationOptions::Masks::all || options_.always || !cost_.known() ||
                         worth > cost(all + count) - cost(all);
       if (!pays || all + count > slots) break;
