@@ -149,6 +149,11 @@ def plot(path: Path, all_results: dict[str, Any], kinds: list[str]) -> None:
     figure.savefig(path, dpi=110)
 
 
+def text_of(found: dict[str, Any]) -> str:
+    """The machine in words."""
+    return f"{found['cpu']} ({', '.join(found['cpu_flags'])}), {found['cores']} cores"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int4"])
@@ -178,7 +183,7 @@ def main() -> int:
     if args.docs:
         plot(args.docs / "img" / "speculation.png", results, args.kinds)
         (args.docs / "speculation-speed.md").write_text(
-            f"# Speed of guessing ahead\n\nMade by `benchmarks/speculation.py` on {made['date']}, {made['machine']}.\n"
+            f"# Speed of guessing ahead\n\nMade by `benchmarks/speculation.py` on {made['date']}, {text_of(made['machine'])}.\n"
             "SmolLM2-135M, one thread, greedy, 128 tokens a prompt, three prompts a kind. Tokens per CPU-second in decoding; in brackets\n"
             "tokens a pass; in square brackets after how many tokens the ids differ from farthing's plain decoding, where they do.\n\n"
             f"{tables}\n\n![Tokens per CPU-second by kind of text](img/speculation.png)\n",

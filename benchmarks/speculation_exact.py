@@ -61,6 +61,7 @@ def main() -> int:
     parser.add_argument("bundle")
     parser.add_argument("--drafts", nargs="+", default=["lookup", "aded", "auto"])
     parser.add_argument("--ties", action="store_true", help="also count near-ties, which decodes every text once more")
+    parser.add_argument("--always", action="store_true", help="run every draft, whatever it costs")
     args = parser.parse_args()
     with farthing.load(args.bundle, threads=1, context=1024, draft="none") as runtime:
         asked = prompts(runtime)
@@ -73,7 +74,7 @@ def main() -> int:
         print(f"plain: {len(asked)} prompts x {NEW} tokens" + (f", {ties} near-ties" if args.ties else ""), flush=True)
         failed = 0
         for draft in args.drafts:
-            runtime.speculate(draft)
+            runtime.speculate(draft, always=args.always)
             same = cached = passes = drafted = accepted = 0
             for ids, wanted, cache in zip(asked, plain, caches, strict=True):
                 made = runtime.generate(prompt_ids=ids, **how)

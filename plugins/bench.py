@@ -25,6 +25,7 @@ class Bench:
         attributes: of the node.
         constants: names of inputs that are initializers of the graph, as weights are. Outputs that have an alias in the contract
             are bound to that input's buffer, as the runtime does with a KV cache.
+        nibbles: (name, int4 or uint4) of constants, int8 or uint8 here, that the graph stores in 4 bits.
         least: how many times faster than the body the kernel must be; the benchmark fails below.
         note: said under the table.
     """
@@ -36,6 +37,7 @@ class Bench:
     bytes: float
     attributes: dict[str, Any] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
+    nibbles: tuple[tuple[str, str], ...] = ()
     least: float = 1.0
     note: str = ""
 

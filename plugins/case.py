@@ -36,6 +36,8 @@ class Case:
             faces rightly blame either of two tensors). Outputs are then not compared.
         stage: for ``refuses``: the moment at which the fault can be seen, one of STAGES.
         skips: face -> the reason why this row cannot run on it.
+        constants: names of inputs that are initializers of graphs, as weights are.
+        nibbles: (name, int4 or uint4) of those constants, int8 or uint8 here, that graphs store in 4 bits.
     """
 
     operator: str
@@ -49,6 +51,8 @@ class Case:
     refuses: str | tuple[str, ...] | None = None
     stage: str = "shapes"
     skips: Mapping[str, str] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
+    nibbles: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:

@@ -21,7 +21,7 @@ IR_VERSION = 11
 """ONNX IR version of every graph we write: the first that knows opset 24's operators in ONNX Runtime 1.24 and later."""
 
 
-DTYPES = ("float32", "float16", "int8", "int32", "int64", "bool")
+DTYPES = ("float32", "float16", "int8", "uint8", "int32", "int64", "bool")
 """The dtypes a port may have, by their numpy names."""
 
 KINDS = ("int", "float", "string")

@@ -35,7 +35,7 @@ ROUNDED_TOLERANCE = 0.1
 """The same where activations are rounded to 8 bits, as the runtime does before integer weights. Measured: 0.036."""
 
 ROUNDED = "kernels-int8"
-"""Name of the engine that rounds: our kernels, and onnxruntime's own int4 and int8 kernels at accuracy level 4."""
+"""Name of the engine that rounds: our kernels with integer weights."""
 
 PARTS = ("weights", "embedding", "head")
 """What the manifest gives a weight type of its own."""
@@ -225,14 +225,14 @@ def verify_vectors(
             "kernels: libfarthing_ops.so is not installed (portable mode); `farthing doctor` says how to get it"
         )
     else:
-        engines += ["kernels", ROUNDED] if is_integer(bundle) else ["kernels"]
+        engines += [ROUNDED if is_integer(bundle) else "kernels"]
     results = []
     for engine in engines:
         start = time.perf_counter()
         session = open_session(str(bundle.graph(bundle.step_graph)), session_options(bundle, engine, threads))
-        # Kernels as the runtime calls them, a sequence at a time. Where every step widens all weights first (bodies; int8 in float32
-        # arithmetic), in one batch as they were recorded: that costs the same as one sequence.
-        alone = engine == ROUNDED or (engine == "kernels" and not is_integer(bundle))
+        # Kernels as the runtime calls them, a sequence at a time. Where every step widens all weights first, in one batch as they were
+        # recorded: that costs the same as one sequence.
+        alone = engine != "bodies"
         groups = [[c] for c in cases] if alone else _same_steps(cases)
         allowed = max(tolerance, ROUNDED_TOLERANCE) if engine == ROUNDED else tolerance
         checked = [result for group in groups for result in _replay(session, bundle, group, allowed)]

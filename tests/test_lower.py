@@ -34,6 +34,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # float arithmetic: the definition
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
@@ -235,9 +236,7 @@ def test_gated_associative_memory_lowers_to_the_same_numbers():
 @pytest.mark.parametrize("name", sorted(operators()))
 def test_the_body_of_every_operator_lowers_to_its_reference(name):
     ran = 0
-    for case in cases(name)[:12]:
-        if case.refuses:
-            continue
+    for case in [c for c in cases(name) if not c.refuses and "rtx_body" not in c.skips][:12]:
         expected = wanted(case)
         lowered = lower(one_node(case, {n: a.shape for n, a in expected.items()}), "10.3")
         assert not lowered.functions and not {n.domain for n in lowered.graph.node} - {""}

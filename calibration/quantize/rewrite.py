@@ -1,7 +1,7 @@
-"""Rewriting a decoder graph: every Linear becomes DequantizeLinear + MatMul, the embedding a smaller table.
+"""Rewriting a decoder graph: every Linear becomes a QuantizedLinear, the embedding a smaller table.
 
-ONNX Runtime fuses the pair into its MatMulNBits kernel, TensorRT reads the same two nodes, and anything else computes them as
-they stand. The weight turns from [outputs, inputs] to [inputs, outputs], since MatMul wants it so and the fusion demands a
+Its body is DequantizeLinear + MatMul, which ONNX Runtime fuses into its MatMulNBits kernel, TensorRT reads, and anything else computes
+as it stands. The weight turns from [outputs, inputs] to [inputs, outputs], since MatMul wants it so and the fusion demands a
 constant with blocks along axis 0.
 """
 
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from ...errors import BundleError, found_wanted
 from ...export.graph import Progress, no_progress
 from ...export.graph.external_data import ExternalData
-from ...plugins import DOMAIN
+from ...plugins import DOMAIN, operator
 from ...runtime import tensors as names
 from .blocks import pack_nibbles, round_blocks
 from .options import BITS, Options
@@ -32,6 +32,10 @@ _CODES = {
     (8, False): TensorProto.UINT8,
 }
 
+
+_CODED = (".codes", ".scales")
+_SYMMETRIC = "symmetric"
+"""Overload of QuantizedLinear without zero points: a graph has one body for each."""
 
 _F16_MAX = 65504.0
 
@@ -77,7 +81,7 @@ class _Rewriter:
         """Rewrite ``model`` in place."""
         graph = self.model.graph
         for node in graph.node:
-            if node.op_type == "DequantizeLinear":
+            if node.op_type in ("DequantizeLinear", "QuantizedLinear"):
                 raise BundleError(
                     found_wanted(
                         f"graph {self.path}", "quantised already", "a float32 or float16 graph", "start from its source"
@@ -92,6 +96,10 @@ class _Rewriter:
         for field, values in (("node", self.nodes), ("initializer", self.target.protos)):
             graph.ClearField(field)  # type: ignore[arg-type]
             getattr(graph, field).extend(values)
+        for overload in ("", _SYMMETRIC):
+            body = operator("QuantizedLinear").body({}, [True] * (3 if overload else 4))
+            body.overload = overload
+            self.model.functions.append(body)
         self._drop_unused_functions()
 
     def _copy(self, node: onnx.NodeProto) -> None:
@@ -112,34 +120,35 @@ class _Rewriter:
             self._copy(copy)
             self.kept += 1
             return
-        wide = self._dequantized("head.weight" if is_head else weight, weight, BITS[kind])
-        self._node("MatMul", [x, wide], [y + "_product" if bias else y])
+        codes = self._quantized("head.weight" if is_head else weight, weight, BITS[kind])
+        product = y + "_product" if bias else y
+        self._node("QuantizedLinear", [x, *codes], [product], domain=DOMAIN, block_size=self.options.block)
+        if len(codes) == len(_CODED):
+            self.nodes[-1].overload = _SYMMETRIC
         if bias:
             self._copy(helper.make_node("Add", [y + "_product", *bias], [y], name=f"{y}/Add"))
         self.quantized += 1
 
-    def _dequantized(self, name: str, weight: str, bits: int) -> str:
-        """Codes, scales and the node that multiplies them; returns its output [K,N]."""
-        wide = name + ".wide"
-        if name + ".codes" in self.target:
-            return wide
+    def _quantized(self, name: str, weight: str, bits: int) -> list[str]:
+        """Names of codes, scales and zero points, if any, of the weight."""
         block, symmetric = self.options.block, self.options.is_symmetric(bits)
+        parts = [name + suffix for suffix in (_CODED if symmetric else (*_CODED, ".zeros"))]
+        if parts[0] in self.target:
+            return parts
         blocks = round_blocks(self._matrix(weight), bits, block, symmetric=symmetric)
-        rows, columns = blocks.codes.shape
 
-        def add(suffix: str, codes: np.ndarray) -> str:
+        def add(to: str, codes: np.ndarray) -> None:
             turned = np.ascontiguousarray(codes.T)
             packed = pack_nibbles(turned) if bits == 4 else turned
-            return self.target.add(name + suffix, _CODES[bits, symmetric], turned.shape, packed)
+            self.target.add(to, _CODES[bits, symmetric], turned.shape, packed)
 
-        inputs = [add(".codes", blocks.codes)]
+        add(parts[0], blocks.codes)
         scales = np.ascontiguousarray(blocks.scales.T)
-        inputs.append(self.target.add(name + ".scales", TensorProto.FLOAT, scales.shape, scales))
+        self.target.add(parts[1], TensorProto.FLOAT, scales.shape, scales)
         if blocks.zeros is not None:
-            inputs.append(add(".zeros", blocks.zeros))
-        self._node("DequantizeLinear", inputs, [wide], axis=0, block_size=block)
-        self._advance(rows * columns)
-        return wide
+            add(parts[2], blocks.zeros)
+        self._advance(blocks.codes.size)
+        return parts
 
     def _embedding(self, node: onnx.NodeProto) -> None:
         table, ids = node.input
@@ -217,18 +226,21 @@ class _Rewriter:
 
     def _drop_unused_functions(self) -> None:
         """Bodies of operators that no node uses any more, and the domain if none is left."""
-        bodies = {(f.domain, f.name): f for f in self.model.functions}
-        used: set[tuple[str, str]] = set()
+        bodies = {(f.domain, f.name, f.overload): f for f in self.model.functions}
+        used: set[_Key] = set()
         waiting = list(_called(self.nodes, bodies))
         while waiting:
             key = waiting.pop()
             if key not in used:
                 used.add(key)
                 waiting += _called(bodies[key].node, bodies)
-        keep = [f for f in self.model.functions if (f.domain, f.name) in used]
+        keep = [f for key, f in bodies.items() if key in used]
         self.model.ClearField("functions")
         self.model.functions.extend(keep)
 
 
-def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[tuple[str, str], Any]) -> list[tuple[str, str]]:
-    return [key for n in nodes if (key := (n.domain, n.op_type)) in bodies]
+_Key = tuple[str, str, str]
+
+
+def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[_Key, Any]) -> list[_Key]:
+    return [key for n in nodes if (key := (n.domain, n.op_type, n.overload)) in bodies]

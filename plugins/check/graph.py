@@ -23,6 +23,18 @@ def elem_type(dtype: str) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
+def constant(name: str, array: np.ndarray, nibbles: Mapping[str, str]) -> onnx.TensorProto:
+    """An initializer; ``nibbles`` has the 4-bit type of those that are stored so, two to a byte, the first in the low half."""
+    from onnx import TensorProto, numpy_helper
+
+    if name not in nibbles:
+        return numpy_helper.from_array(np.ascontiguousarray(array), name)
+    flat = np.append(array.ravel(), np.zeros(array.size % 2, array.dtype)).view(np.uint8) & 15
+    kind = TensorProto.INT4 if nibbles[name] == "int4" else TensorProto.UINT4
+    packed = (flat[::2] | flat[1::2] << 4).tobytes()
+    return TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=packed)
+
+
 def model(
     case: Case,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -64,9 +76,14 @@ def model(
         [
             info(p.name, elem_type(str(a.dtype)), sizes(p, a))
             for p, a in zip(contract.inputs, given, strict=True)
-            if a is not None
+            if a is not None and p.name not in case.constants
         ],
         [info(n, elem_type(types[n]), list(shapes[n]) if shapes and not dynamic else None) for n in outputs if n],
+        [
+            constant(p.name, a, dict(case.nibbles))
+            for p, a in zip(contract.inputs, given, strict=True)
+            if a is not None and p.name in case.constants
+        ],
     )
     return helper.make_model(
         graph,

@@ -30,6 +30,16 @@ Isa selected_isa() {
   return isa;
 }
 
+bool has_vnni() {
+#if defined(__x86_64__)
+  const char* wanted = std::getenv("FARTHING_MAX_ISA");
+  return selected_isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni") &&
+         (wanted == nullptr || std::strcmp(wanted, "avx512vnni") == 0);
+#else
+  return false;
+#endif
+}
+
 const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::avx512:

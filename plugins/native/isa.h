@@ -8,9 +8,11 @@ namespace farthing {
 
 enum class Isa { base, avx2, avx512 };
 
-// FARTHING_MAX_ISA=base|avx2|avx512 in the environment lowers the choice (tests run every build of a kernel that way).
+// FARTHING_MAX_ISA=base|avx2|avx512|avx512vnni in the environment lowers the choice (tests run every build of a kernel that way).
 Isa selected_isa();
 const char* isa_name(Isa isa);
+// Whether there is AVX-512 VNNI, and FARTHING_MAX_ISA is unset or avx512vnni.
+bool has_vnni();
 
 }  // namespace farthing
 

@@ -1,0 +1,1 @@
+"""QuantizedLinear: y = x @ W with W as small integers in blocks that share a scale."""
