@@ -82,7 +82,9 @@ def test_it_is_the_product_of_rounded_inputs(
     edge = np.abs(np.abs(parts * steps - np.rint(parts * steps)) - 0.5).reshape(rows, -1)[:, :k] < 1e-4
     slack = (edge * np.repeat(largest[..., 0] / 127, group, 1)[:, :k]) @ np.abs(wide)
     apart = np.abs(execute(made, kernels=True, function=False)["y"] - rounded @ wide)
-    shifts = np.abs(rounded) @ np.repeat(scales.astype(np.float64), block, 0)[:k] * 256  # what zero points add and take away
+    shifts = (
+        np.abs(rounded) @ np.repeat(scales.astype(np.float64), block, 0)[:k] * 256
+    )  # what zero points add and take away
     assert (apart <= 4e-6 * (size + shifts) + slack * 1.01).all()
 
 
