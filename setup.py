@@ -238,6 +238,7 @@ setup(
         "farthing": ["py.typed"],
         "farthing.runtime": ["include/*.h", "include/**/*.h", "include/**/*.hpp"],
         "farthing.runtime.bundle": ["*.json"],
+        "farthing.calibration.report": ["page.html"],
     },
     install_requires=[
         "numpy>=1.26",

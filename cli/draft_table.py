@@ -48,9 +48,9 @@ def draft_table_command() -> None:
 def build_command(corpus: str, bundle: str, out: str, min_count: int, as_json: bool) -> None:
     """The command itself; its help is BUILD_HELP."""
     from ..calibration.draft_table import build  # heavy: numpy
-    from .export import _progress_bar
+    from .export import progress_bar
 
-    with _progress_bar() as progress:
+    with progress_bar() as progress:
         result = build(corpus, bundle, out, min_count=min_count, progress=progress)
     click.echo(
         json.dumps(result.as_json())

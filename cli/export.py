@@ -80,7 +80,7 @@ def export_command(
     from ..export import export  # heavy: numpy, onnx
 
     given = {name: value for name, value in special.items() if value is not None}
-    with _progress_bar() as progress:
+    with progress_bar() as progress:
         result = export(method, checkpoint, out, dtype=dtype, check=not no_check, progress=progress, **given)
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))
 
@@ -97,7 +97,7 @@ def _report(result: ExportResult) -> str:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Progress]:
+def progress_bar() -> Iterator[Progress]:
     """A bar on stderr, so that stdout stays clean for --json; one task per stage. No terminal, no bar."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

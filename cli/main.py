@@ -48,6 +48,8 @@ COMMANDS = {
     "batch": "Generate text from many prompts at once.",
     "chat": "Talk with a bundle.",
     "bench": "Measure speed and memory.",
+    "roofline": "What this machine can do, and how near a bundle comes.",
+    "report": "Write a page about a bundle: speed, memory, loss.",
     "ops": "List and check the custom operators.",
     "selftest": "Test on a GPU, and write a report.",
     "doctor": "Say what is installed, what is missing, and how to get it.",

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ..errors import RequestError, found_wanted
+
 _Command = Callable[..., None]
 
 
@@ -128,3 +130,16 @@ def _guesses(stats: dict[str, Any]) -> str:
 
 def _rate(count: int, seconds: float) -> str:
     return f"{count / seconds:.1f} tokens/s" if seconds > 0 and count else "-"
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Numbers from 1 on, separated by commas. Raises RequestError."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise RequestError(
+            found_wanted(option, repr(text[:60]), "whole numbers from 1 on, such as 1,8,64", "correct it")
+        )
+    return numbers

@@ -69,10 +69,10 @@ def quantize_command(
 ) -> None:
     """The command itself; its help is HELP."""
     from ..calibration.quantize import Options, quantize  # heavy: numpy, onnx
-    from .export import _progress_bar
+    from .export import progress_bar
 
     options = Options(weights, block, embedding, head, symmetric)
-    with _progress_bar() as progress:
+    with progress_bar() as progress:
         result = quantize(bundle, out, options, text=text, measure=not no_measure, progress=progress)
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))
 

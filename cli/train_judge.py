@@ -50,11 +50,11 @@ def train_judge_command(
     import torch
 
     from ..calibration.judge import train_judge
-    from .export import _progress_bar
+    from .export import progress_bar
 
     if threads > 0:
         torch.set_num_threads(threads)
-    with _progress_bar() as progress:
+    with progress_bar() as progress:
         result = train_judge(checkpoint, draft, prompts, out, progress=progress, **options)
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))
 

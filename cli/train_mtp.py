@@ -68,11 +68,11 @@ def train_mtp_command(
     import torch
 
     from ..calibration.train_mtp import Options, train
-    from .export import _progress_bar
+    from .export import progress_bar
 
     if threads > 0:
         torch.set_num_threads(threads)
-    with _progress_bar() as progress:
+    with progress_bar() as progress:
         result = train(checkpoint, text, out, Options(**options), pause_while=pause_while, progress=progress)
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))
 

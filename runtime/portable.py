@@ -37,9 +37,17 @@ class PortableEngine:
     For one thread at a time, except `cancel`. Raises BundleError when ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, bundle: Bundle, threads: int, context: int, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int,
+        context: int,
+        chunk: int = CHUNK,
+        configure: Callable[[Any], None] = lambda options: None,
+    ) -> None:
+        """``configure`` may change the onnxruntime.SessionOptions, e.g. register kernels."""
         self._bundle = bundle
-        self._session = _open(bundle, threads)
+        self._session = _open(bundle, threads, configure)
         self._capacity = context
         self._chunk = min(chunk, context)
         self._vocab = int(bundle.manifest["model"]["vocab_size"])
@@ -54,6 +62,11 @@ class PortableEngine:
         self._tokens: list[int] = []
         self._cancelled = threading.Event()
         self._passes, self._rows, self._seconds = 0, 0, 0.0
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime.InferenceSession underneath."""
+        return self._session
 
     @property
     def capacity(self) -> int:
@@ -342,7 +355,7 @@ def _common(cached: list[int], prompt: list[int]) -> int:
     return n
 
 
-def _open(bundle: Bundle, threads: int) -> Any:
+def _open(bundle: Bundle, threads: int, configure: Callable[[Any], None]) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -355,6 +368,7 @@ def _open(bundle: Bundle, threads: int) -> Any:
     options.log_severity_level = 3
     # Block-wise int4 weights with int8 activations inside the product: 3.5 times faster than float activations at one row.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    configure(options)
     path = bundle.graph(bundle.step_graph)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,7 @@
 // The entry point ONNX Runtime calls when the library is registered on a session.
+#include <new>
+
+#include "bandwidth.h"
 #include "isa.h"
 #include "ort_op.h"
 
@@ -32,6 +35,16 @@ __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOp
 // Which build of the kernels this processor gets: "avx512", "avx2", "neon" or "base". For `farthing doctor`.
 __attribute__((visibility("default"))) const char* farthing_ops_isa() {
   return farthing::isa_name(farthing::selected_isa());
+}
+
+// Bytes a second that one thread reads from memory: the best of some passes over `bytes` on pages as the kernels' weights have them. 0 where
+// there is no memory for it. For `farthing roofline`.
+__attribute__((visibility("default"))) double farthing_ops_read_bandwidth(std::size_t bytes) {
+  try {
+    return farthing::read_bandwidth(bytes);
+  } catch (const std::bad_alloc&) {
+    return 0;
+  }
 }
 
 }  // extern "C"
