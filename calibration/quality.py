@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ class Text:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def read_text(path: str | Path | None = None) -> Text:
-    """The text in file ``path`` (UTF-8), or by default excerpts of Python's own library, which every machine has.
+def read_text(path: str | Path | None = None, *, files: Sequence[str] = _STANDARD_LIBRARY) -> Text:
+    """The text in file ``path`` (UTF-8), or by default excerpts of ``files`` of Python's own library, which every machine has.
 
     The default is read at run time rather than shipped: its licence is not ours. Raises RequestError.
     """
@@ -63,7 +64,7 @@ def read_text(path: str | Path | None = None) -> Text:
             raise RequestError(found_wanted(f"--text {file}", "empty", "some pages of text", "choose another file"))
         return Text(file.name, text)
     folder = Path(sysconfig.get_paths()["stdlib"])
-    parts = [_excerpt(folder / name) for name in _STANDARD_LIBRARY if (folder / name).is_file()]
+    parts = [_excerpt(folder / name) for name in files if (folder / name).is_file()]
     if not parts:
         raise RequestError(
             found_wanted("source of Python's standard library", "missing", "its .py files", "name a text with --text")
@@ -101,10 +102,23 @@ def token_ids(bundle: Bundle, text: Text, limit: int = TOKENS) -> tuple[list[int
 
 
 class Stream:
-    """A decoder graph fed piece by piece with a cache of WINDOW slots, by plain ONNX Runtime on one thread."""
+    """A decoder graph fed piece by piece with a cache of WINDOW slots, by plain ONNX Runtime on one thread.
 
-    def __init__(self, graph: Path, kv: dict[str, Any], *, native: bool = True) -> None:
-        self._session = open_session(graph, native=native)
+    ``extra``: further outputs that ``extra`` holds after each piece. A ``graph`` in memory has its data files in ``folder``.
+    """
+
+    def __init__(
+        self,
+        graph: Path | bytes,
+        kv: dict[str, Any],
+        *,
+        native: bool = True,
+        extra: Sequence[str] = (),
+        folder: Path | None = None,
+    ) -> None:
+        self._session = open_session(graph, native=native, folder=folder)
+        self._extra = list(extra)
+        self.extra: dict[str, np.ndarray] = {}
         layers = range(kv["layers"])
         self._pasts = [n.format(i) for i in layers for n in (names.PAST_K, names.PAST_V)]
         self._outputs = [names.LOGITS, *(n.format(i) for i in layers for n in (names.PRESENT_K, names.PRESENT_V))]
@@ -128,7 +142,9 @@ class Stream:
             **plain_feeds(self._inputs, 1, len(ids)),
             **dict(zip(self._pasts, self._cache, strict=True)),
         }
-        logits, *self._cache = self._session.run(self._outputs, feeds)
+        logits, *others = self._session.run([*self._outputs, *self._extra], feeds)
+        self._cache = others[: len(self._cache)]
+        self.extra = dict(zip(self._extra, others[len(self._cache) :], strict=True))
         self._past += len(ids)
         log_p = logits[0]
         log_p -= log_p.max(-1, keepdims=True)
@@ -136,7 +152,7 @@ class Stream:
         return log_p
 
 
-def open_session(graph: Path, *, native: bool = True) -> Any:
+def open_session(graph: Path | bytes, *, native: bool = True, folder: Path | None = None) -> Any:
     """An ONNX Runtime session with the settings of our runtime: one thread, int8 activations inside int4 and int8 products."""
     try:
         import onnxruntime
@@ -149,10 +165,64 @@ def open_session(graph: Path, *, native: bool = True) -> Any:
     options.log_severity_level = 3  # TensorScatter warns about every copy of a cache that is not bound in place
     # Without it an int8 product falls back to a loop a hundred times slower.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     library = library_path() if native else None
     if library:
         options.register_custom_ops_library(str(library))
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    model = graph if isinstance(graph, bytes) else str(graph)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one or two graphs said about a text, position by position.
+
+    ``nll`` float64 [graphs, tokens - 1] in nats; with two graphs also ``kl`` float64 [tokens], KL(first || second) in nats, and ``same`` bool
+    [tokens], whether both find the same token likeliest. ``size``: bytes of text that the tokens stand for.
+    """
+
+    nll: np.ndarray
+    kl: np.ndarray
+    same: np.ndarray
+    tokens: int
+    size: int
+    window: int
+
+
+def measure(
+    bundle: Bundle,
+    graphs: Sequence[tuple[Path, dict[str, Any]]],
+    text: Text,
+    *,
+    tokens: int = TOKENS,
+    progress: Progress = no_progress,
+) -> Measured:
+    """Read ``text`` with one or two graphs, each with its cache geometry (``kv`` of a manifest); ``bundle`` gives the tokenizer. Raises
+    RequestError."""
+    ids, size = token_ids(bundle, text, tokens)
+    window = min(WINDOW, bundle.manifest["model"]["max_positions"])
+    streams = [Stream(path, kv) for path, kv in graphs]
+    nll: list[list[float]] = [[] for _ in graphs]
+    kl: list[float] = []
+    same: list[bool] = []
+    for start in range(0, len(ids), window):
+        for stream in streams:
+            stream.reset()
+        stop = min(start + window, len(ids))
+        for first in range(start, stop, PIECE):
+            piece = ids[first : min(first + PIECE, stop)]
+            said = [stream.feed(piece) for stream in streams]
+            # The last row of a window predicts an id the next window starts with: there is nothing to see it, so it counts here.
+            following = ids[first + 1 : first + 1 + len(piece)]
+            index = np.arange(len(following)), np.array(following, np.int64)
+            for scores, p in zip(nll, said, strict=True):
+                scores += (-p[index].astype(np.float64)).tolist()
+            if len(said) == 2:
+                same += (said[0].argmax(-1) == said[1].argmax(-1)).tolist()
+                kl += _divergence(*said)
+            progress("measuring", min(first + PIECE, stop), len(ids))
+    return Measured(np.array(nll), np.array(kl), np.array(same, bool), len(ids), size, window)
 
 
 def compare(
@@ -170,32 +240,22 @@ def compare(
     ``kl`` and ``kl_max``, mean and largest KL(source || changed) in nats per token; ``same_top``, the share of positions with the
     same likeliest token; the text by name and hash.
     """
-    ids, size = token_ids(bundle, text, tokens)
     kv = bundle.manifest["kv"]
-    window = min(WINDOW, bundle.manifest["model"]["max_positions"])
-    streams = [Stream(path, kv) for path in (reference, changed)]
-    nll, kl, same = np.zeros(2), [], 0
-    for start in range(0, len(ids), window):
-        for stream in streams:
-            stream.reset()
-        stop = min(start + window, len(ids))
-        for first in range(start, stop, PIECE):
-            piece = ids[first : min(first + PIECE, stop)]
-            p, q = (stream.feed(piece) for stream in streams)
-            # The last row of a window predicts an id the next window starts with: there is nothing to see it, so it counts here.
-            following = ids[first + 1 : first + 1 + len(piece)]
-            index = np.arange(len(following)), np.array(following, np.int64)
-            nll -= [float(p[index].sum(dtype=np.float64)), float(q[index].sum(dtype=np.float64))]
-            same += int((p.argmax(-1) == q.argmax(-1)).sum())
-            kl += _divergence(p, q)
-            progress("measuring", min(first + PIECE, stop), len(ids))
+    found = measure(bundle, ((reference, kv), (changed, kv)), text, tokens=tokens, progress=progress)
+    nll, count = found.nll.sum(1), found.nll.shape[1]
     return {
-        "text": {"name": text.name, "sha256": text.sha256, "tokens": len(ids), "bytes": size, "window": window},
-        "source": _scores(nll[0], len(ids) - 1, size),
-        "quantized": _scores(nll[1], len(ids) - 1, size),
-        "kl": _short(np.mean(kl)),
-        "kl_max": _short(np.max(kl)),
-        "same_top": _short(same / len(ids)),
+        "text": {
+            "name": text.name,
+            "sha256": text.sha256,
+            "tokens": found.tokens,
+            "bytes": found.size,
+            "window": found.window,
+        },
+        "source": _scores(nll[0], count, found.size),
+        "quantized": _scores(nll[1], count, found.size),
+        "kl": _short(found.kl.mean()),
+        "kl_max": _short(found.kl.max()),
+        "same_top": _short(found.same.mean()),
     }
 
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "methods": "List what can be compiled.",
     "export": "Turn a checkpoint into a bundle.",
     "verify": "Check that a bundle computes what it should.",
+    "eval": "Perplexity of a bundle, and its distance from another.",
     "inspect": "Show what is in a bundle and what it will need.",
     "quantize": "Make a bundle smaller.",
     "train-mtp": "Teach a frozen model to guess several tokens ahead.",

@@ -23,6 +23,7 @@ Examples:
   farthing quantize smollm2 --out smollm2-int8 --weights int8 --embedding int8
   farthing quantize smollm2 --out small --embedding int8 --text my-domain.txt
   farthing quantize smollm2 --out for-tensorrt --symmetric
+  farthing quantize smollm2 --out better --rounding gptq --calibration my-domain.txt
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
@@ -52,6 +53,12 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
     default=None,
     help="Zero points for no block, or for all.  [default: for 4-bit blocks; take --symmetric for TensorRT]",
 )
+@click.option(
+    "--rounding", default="nearest", show_default=True, help="nearest, or gptq: by what the inputs are like on a text."
+)
+@click.option(
+    "--calibration", type=click.Path(), help="With gptq: the text, UTF-8.  [default: other parts of Python's library]"
+)
 @click.option("--text", type=click.Path(), help="Text to measure on, UTF-8.  [default: Python's own library]")
 @click.option("--no-measure", is_flag=True, help="Do not measure the loss.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
@@ -63,6 +70,8 @@ def quantize_command(
     embedding: str,
     head: str,
     symmetric: bool | None,
+    rounding: str,
+    calibration: str | None,
     text: str | None,
     no_measure: bool,
     as_json: bool,
@@ -71,9 +80,11 @@ def quantize_command(
     from ..calibration.quantize import Options, quantize  # heavy: numpy, onnx
     from .export import progress_bar
 
-    options = Options(weights, block, embedding, head, symmetric)
+    options = Options(weights, block, embedding, head, symmetric, rounding)
     with progress_bar() as progress:
-        result = quantize(bundle, out, options, text=text, measure=not no_measure, progress=progress)
+        result = quantize(
+            bundle, out, options, text=text, calibration=calibration, measure=not no_measure, progress=progress
+        )
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))
 
 
@@ -81,7 +92,7 @@ def _report(result: QuantizeResult) -> str:
     o, loss = result.options, result.loss
     lines = [
         f"{result.path}: {o.weights} in blocks of {o.block} ({'symmetric' if o.is_symmetric(int(o.weights[3:])) else 'with zero points'}), "
-        f"head {o.head}, embedding {o.embedding}, {result.seconds:.1f} s",
+        f"head {o.head}, embedding {o.embedding}, rounding {o.rounding}, {result.seconds:.1f} s",
         "",
         f"{'':<18}{'source':>12}{'quantised':>12}",
         f"{'graph, MB':<18}{result.source_bytes / 1e6:>12.1f}{result.bytes / 1e6:>12.1f}",

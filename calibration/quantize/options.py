@@ -12,6 +12,8 @@ BITS = {"int4": 4, "int8": 8}
 EMBEDDINGS = ("float32", "float16", "int8", "same")
 HEADS = ("int4", "int8", "float16", "float32")
 
+ROUNDINGS = ("nearest", "gptq")
+
 SMALLEST_BLOCK = 16
 """ONNX Runtime fuses blocks of powers of two from here on."""
 
@@ -24,7 +26,8 @@ class Options:
 
     ``weights`` int4 or int8 for all matrices of the layers; ``head`` for the output matrix; ``embedding`` for the table of token
     vectors (``same``: as in the source); ``block`` inputs share a scale. ``symmetric`` False gives every block a zero point, True
-    gives none; None, the default, gives one to 4-bit blocks only: that is where it pays (docs/quantize.md has the figures).
+    gives none; None, the default, gives one to 4-bit blocks only: that is where it pays (docs/quantize.md has the figures). ``rounding``: ``nearest``, or ``gptq`` for
+    matrices of the layers, by what their inputs are like on a text (`farthing.calibration.quantize.gptq`).
     """
 
     weights: str = "int4"
@@ -32,12 +35,14 @@ class Options:
     embedding: str = "float16"
     head: str = "int8"
     symmetric: bool | None = None
+    rounding: str = "nearest"
 
     def checked(self, source_embedding: str) -> Options:
         """These options with every field known and ``same`` resolved. Raises RequestError."""
         _one_of("--weights", self.weights, tuple(BITS))
         _one_of("--embedding", self.embedding, EMBEDDINGS)
         _one_of("--head", self.head, HEADS)
+        _one_of("--rounding", self.rounding, ROUNDINGS)
         block = self.block
         if block & (block - 1) or not SMALLEST_BLOCK <= block <= LARGEST_BLOCK:
             raise RequestError(

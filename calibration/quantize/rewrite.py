@@ -22,6 +22,8 @@ from ...export.graph.external_data import ExternalData
 from ...plugins import DOMAIN, operator
 from ...runtime import tensors as names
 from .blocks import pack_nibbles, round_blocks
+from .gptq import round_gptq
+from .moments import InputMoments
 from .options import BITS, Options
 from .tensors import FLOATS, SourceTensors, TargetTensors
 
@@ -50,15 +52,22 @@ class Rewritten:
     kept: int
 
 
-def rewrite_decoder(source: Path, folder: Path, options: Options, *, progress: Progress = no_progress) -> Rewritten:
-    """Quantise the graph in file ``source`` into ``folder`` under the same file name.
+def rewrite_decoder(
+    source: Path,
+    folder: Path,
+    options: Options,
+    *,
+    moments: InputMoments | None = None,
+    progress: Progress = no_progress,
+) -> Rewritten:
+    """Quantise the graph in file ``source`` into ``folder`` under the same file name. ``moments`` of its inputs: for rounding by GPTQ.
 
     One tensor is in memory at a time. Same input and options, same bytes. Raises BundleError for weights that are not finite and
     for graphs that are quantised already or not made by the exporter.
     """
     model = onnx.load(str(source), load_external_data=False)
     with ExternalData(folder / f"{source.name}.data") as data:
-        rewriter = _Rewriter(source, model, TargetTensors(data), options, progress)
+        rewriter = _Rewriter(source, model, TargetTensors(data), options, moments, progress)
         rewriter.run()
         path = folder / source.name
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -67,8 +76,15 @@ def rewrite_decoder(source: Path, folder: Path, options: Options, *, progress: P
 
 class _Rewriter:
     def __init__(
-        self, path: Path, model: onnx.ModelProto, target: TargetTensors, options: Options, progress: Progress
+        self,
+        path: Path,
+        model: onnx.ModelProto,
+        target: TargetTensors,
+        options: Options,
+        moments: InputMoments | None,
+        progress: Progress,
     ) -> None:
+        self._moments = moments
         self.path, self.model, self.target, self.options = path, model, target, options
         self.source = SourceTensors(path, model)
         self.nodes: list[onnx.NodeProto] = []
@@ -120,7 +136,7 @@ class _Rewriter:
             self._copy(copy)
             self.kept += 1
             return
-        codes = self._quantized("head.weight" if is_head else weight, weight, BITS[kind])
+        codes = self._quantized("head.weight" if is_head else weight, weight, BITS[kind], None if is_head else x)
         product = y + "_product" if bias else y
         self._node("QuantizedLinear", [x, *codes], [product], domain=DOMAIN, block_size=self.options.block)
         if len(codes) == len(_CODED):
@@ -129,13 +145,17 @@ class _Rewriter:
             self._copy(helper.make_node("Add", [y + "_product", *bias], [y], name=f"{y}/Add"))
         self.quantized += 1
 
-    def _quantized(self, name: str, weight: str, bits: int) -> list[str]:
-        """Names of codes, scales and zero points, if any, of the weight."""
+    def _quantized(self, name: str, weight: str, bits: int, x: str | None) -> list[str]:
+        """Names of codes, scales and zero points, if any, of the weight, rounded for the inputs ``x`` where their moments are known."""
         block, symmetric = self.options.block, self.options.is_symmetric(bits)
         parts = [name + suffix for suffix in (_CODED if symmetric else (*_CODED, ".zeros"))]
         if parts[0] in self.target:
             return parts
-        blocks = round_blocks(self._matrix(weight), bits, block, symmetric=symmetric)
+        matrix = self._matrix(weight)
+        if self._moments is None or x is None:
+            blocks = round_blocks(matrix, bits, block, symmetric=symmetric)
+        else:
+            blocks = round_gptq(matrix, self._moments.of(x), bits, block, symmetric=symmetric)
 
         def add(to: str, codes: np.ndarray) -> None:
             turned = np.ascontiguousarray(codes.T)

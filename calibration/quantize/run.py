@@ -19,6 +19,7 @@ from ...runtime.bundle import Bundle, BundleWriter, open_bundle
 from ...runtime.plain_feeds import plain_feeds
 from ...runtime.tensors import DECODER
 from ..quality import compare, read_text
+from .moments import InputMoments, calibration_text
 from .options import BITS, Options
 from .rewrite import Rewritten, rewrite_decoder
 
@@ -47,13 +48,14 @@ def quantize(
     options: Options = Options(),  # noqa: B008 (frozen)
     *,
     text: str | Path | None = None,
+    calibration: str | Path | None = None,
     measure: bool = True,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> QuantizeResult:
     """Write the bundle ``bundle`` with quantised weights to ``out``.
 
-    ``text`` is the file on which perplexity and KL divergence against the source are measured (default: see
+    ``calibration`` is the text that rounding by ``gptq`` reads (default: parts of Python's own library); ``text`` is the file on which perplexity and KL divergence against the source are measured (default: see
     `farthing.calibration.quality`); ``measure`` False leaves that out. Nothing is left at ``out`` on failure.
     Raises RequestError (options, ``out`` in use, a source that is quantised already) and BundleError.
     """
@@ -82,10 +84,14 @@ def quantize(
         )
     options = options.checked(has["embedding"])
     document = read_text(text) if measure else None
+    if calibration is not None and options.rounding != "gptq":
+        raise RequestError(found_wanted("--calibration", "given", "absent without --rounding gptq", "leave it out"))
+    read = calibration_text(calibration) if options.rounding == "gptq" else None
     with writer:
         graphs = writer.path / "graphs"
         graphs.mkdir()
-        written = rewrite_decoder(source.graph(DECODER), graphs, options, progress=progress)
+        moments = None if read is None else InputMoments(source, read, progress=progress)
+        written = rewrite_decoder(source.graph(DECODER), graphs, options, moments=moments, progress=progress)
         _check_onnx(graphs / written.file)
         _copy_rest(source, writer.path)
         _record_again(source, graphs / written.file, writer.path, progress)
@@ -93,7 +99,7 @@ def quantize(
         if document:
             loss = compare(source, source.graph(DECODER), graphs / written.file, document, progress=progress)
         progress("hashing", 0, 1)
-        path = writer.commit(_manifest(source, written, options, loss))
+        path = writer.commit(_manifest(source, written, options, moments, loss))
         progress("hashing", 1, 1)
     return QuantizeResult(
         path=path,
@@ -143,7 +149,9 @@ def _record_again(source: Bundle, graph: Path, folder: Path, progress: Progress)
     path.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _manifest(source: Bundle, written: Rewritten, options: Options, loss: dict[str, Any] | None) -> dict[str, Any]:
+def _manifest(
+    source: Bundle, written: Rewritten, options: Options, moments: InputMoments | None, loss: dict[str, Any] | None
+) -> dict[str, Any]:
     old = source.manifest
     kept = {k: v for k, v in old.items() if k not in ("format", "format_version", "files")}
     graph = {**old["graphs"][DECODER], "file": f"graphs/{written.file}", "data": [f"graphs/{n}" for n in written.data]}
@@ -154,6 +162,10 @@ def _manifest(source: Bundle, written: Rewritten, options: Options, loss: dict[s
         "block": options.block,
         "symmetric": options.is_symmetric(BITS[options.weights]),
     }
+    if moments:
+        quantization["rounding"] = options.rounding
+        read = moments.text
+        quantization["calibration"] = {"name": read.name, "sha256": read.sha256, "tokens": len(moments.ids)}
     if loss:
         quantization["loss"] = loss
     if "judge" in kept:
