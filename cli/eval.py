@@ -43,9 +43,15 @@ def eval_command(bundle: str, against: str | None, text: str | None, tokens: int
         click.echo(json.dumps(found.as_json()))
         return
     click.echo(f"{found.tokens} tokens, {found.size} bytes of {found.text} (sha256 {found.sha256[:12]})")
-    rows = [("perplexity", found.perplexity), ("bits per byte", found.bits_per_byte)]
-    rows += [("  of the other", found.against_perplexity), ("  of the other", found.against_bits_per_byte)]
-    rows = [rows[i] for i in (0, 2, 1, 3)] + [("loss", found.loss), ("KL", found.kl), ("same top", found.same_top)]
+    rows = [
+        ("perplexity", found.perplexity),
+        ("  of the other", found.against_perplexity),
+        ("bits per byte", found.bits_per_byte),
+        ("  of the other", found.against_bits_per_byte),
+        ("loss", found.loss),
+        ("KL", found.kl),
+        ("same top", found.same_top),
+    ]
     for name, interval in rows:
         if interval is not None:
             click.echo(f"  {name:<16}{interval}" + (f", largest {found.kl_max:.4g}" if name == "KL" else ""))

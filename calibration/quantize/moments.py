@@ -64,7 +64,8 @@ class InputMoments:
 
     def _collect(self, name: str) -> None:
         names = list(self._widths)
-        group, size = [], 0
+        group: list[str] = []
+        size = 0
         for value in names[names.index(name) :]:
             size += 8 * self._widths[value] ** 2
             if group and size > LIMIT:
