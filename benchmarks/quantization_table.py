@@ -24,6 +24,9 @@ ROWS = {
     "int4 --head int4": Options(head="int4"),
     "int4 --embedding int8": Options(embedding="int8"),
     "int8": Options(weights="int8"),
+    "int4 --rounding gptq": Options(rounding="gptq"),
+    "int4 --symmetric --rounding gptq": Options(symmetric=True, rounding="gptq"),
+    "int4 --block 64 --rounding gptq": Options(block=64, rounding="gptq"),
 }
 
 
