@@ -6,8 +6,7 @@
     python benchmarks/operators.py --check               fail if a kernel is slower than its row allows
 
 Rows come from plugins/<operator>/bench.py. Times are process CPU seconds at one thread, the best of many calls; body and kernel take
-turns, so both see the same machine. Peaks are measured in the same run: a product of two 1536 x 1536 matrices in ONNX
-Runtime, and the maximum of 256 MB.
+turns, so both see the same machine. Peaks are measured in the same run, by `farthing.calibration.roofline`.
 """
 
 import argparse
@@ -26,18 +25,13 @@ import onnxruntime
 from onnx import helper
 
 from farthing import plugins
+from farthing.calibration.roofline import Peaks, measure_peaks
 from farthing.plugins.bench import Bench
 from farthing.plugins.check.graph import constant
 from farthing.plugins.contract import IR_VERSION, OPSET
 
 BUDGET = 1.0
 """CPU seconds to spend on each row and face, in at least 3 calls."""
-
-
-@dataclass
-class Peaks:
-    flops: float
-    bytes: float
 
 
 @dataclass
@@ -52,7 +46,7 @@ class Result:
 
     def share(self, peaks: Peaks) -> float:
         """Least time that the work allows, by the tighter of the two peaks, over the time taken."""
-        return max(self.bench.flops / peaks.flops, self.bench.bytes / peaks.bytes) / self.kernel
+        return max(self.bench.flops / peaks.flops, self.bench.bytes / peaks.bandwidth) / self.kernel
 
 
 def rows() -> Iterator[Bench]:
@@ -141,22 +135,6 @@ def measure(bench: Bench) -> Result:
     return Result(bench, *best)
 
 
-def peaks() -> Peaks:
-    size = 1536
-    square = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [size, size])
-    out = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [size, size])
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "gemm", [square], [out])
-    made = session(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION), False
-    )
-    x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    long = np.ones(64 << 20, np.float32)
-    gemm = min(seconds(lambda: made.run(None, {"x": x}), 1) for _ in range(10))
-    # A maximum is one thread in numpy, whatever libraries it was built with, and does less than memory can deliver.
-    read = min(seconds(long.max, 1) for _ in range(5))
-    return Peaks(2.0 * size**3 / gemm, float(long.nbytes) / read)
-
-
 def instruction_set() -> str:
     library = ctypes.CDLL(str(plugins.library_path()))
     library.farthing_ops_isa.restype = ctypes.c_char_p
@@ -207,7 +185,7 @@ def write_docs(folder: Path, results: list[Result], peak: Peaks, isa: str) -> No
         "GPU.",
         "",
         f"Peaks of the same core, measured in the same run: {peak.flops / 1e9:.0f} GFLOP/s (float32 matrix product in ONNX Runtime), "
-        f"{peak.bytes / 1e9:.1f} GB/s (the maximum of 256 MB). MFLOP and MB are what the result needs at least, as "
+        f"{peak.bandwidth / 1e9:.1f} GB/s (a number of every cache line of 256 MB, on large pages). MFLOP and MB are what the result needs at least, as "
         "`plugins/<operator>/bench.py` derives it, and *of peak* is the least time they allow over the kernel's time. It can exceed "
         "100 % where the data stays in a cache, as weights of one layer do here and those of a whole model do not.",
         "",
@@ -229,8 +207,10 @@ def main() -> int:
     if plugins.library_path() is None:
         print("native operator library is missing, expected plugins/libfarthing_ops.so; build it with `make build`")
         return 6
-    peak, isa = peaks(), instruction_set()
-    print(f"{isa} kernels, {peak.flops / 1e9:.0f} GFLOP/s, {peak.bytes / 1e9:.1f} GB/s, load {os.getloadavg()[0]:.1f}")
+    peak, isa = measure_peaks(), instruction_set()
+    print(
+        f"{isa} kernels, {peak.flops / 1e9:.0f} GFLOP/s, {peak.bandwidth / 1e9:.1f} GB/s, load {os.getloadavg()[0]:.1f}"
+    )
     results = []
     for bench in rows():
         if args.only in str(bench):
