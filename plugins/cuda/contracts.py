@@ -1,4 +1,4 @@
-"""Write the contracts of all operators as C++, for the CUDA and TensorRT faces: python contracts.py ROOT OUTPUT
+"""Write the contracts of all operators with a launch.cu as C++, for the CUDA and TensorRT faces: python contracts.py ROOT OUTPUT
 
 There is one contract, in operator.py; what C++ knows of ports, attributes and symbolic shapes is generated from it when the
 library is built. ROOT is the repository (importable as a package under a name of our own, so nothing has to be installed).
@@ -73,7 +73,9 @@ def source(operators: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    written = source(load_plugins(Path(sys.argv[1])).operators())
+    plugins = load_plugins(Path(sys.argv[1]))
+    launched = {n: c for n, c in plugins.operators().items() if (plugins.folders()[n] / "launch.cu").is_file()}
+    written = source(launched)
     target = Path(sys.argv[2])
     # An unchanged file keeps its date, so that nothing is compiled again.
     if not target.is_file() or target.read_text(encoding="utf-8") != written:

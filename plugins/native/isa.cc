@@ -3,6 +3,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace farthing {
 namespace {
 
@@ -30,11 +35,13 @@ Isa selected_isa() {
   return isa;
 }
 
-bool has_vnni() {
-#if defined(__x86_64__)
+bool has_byte_dot() {
   const char* wanted = std::getenv("FARTHING_MAX_ISA");
-  return selected_isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni") &&
-         (wanted == nullptr || std::strcmp(wanted, "avx512vnni") == 0);
+  const bool lowered = wanted != nullptr && std::strcmp(wanted, "avx512vnni") != 0;
+#if defined(__x86_64__)
+  return !lowered && selected_isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+  return !lowered && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #else
   return false;
 #endif

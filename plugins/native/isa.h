@@ -11,8 +11,9 @@ enum class Isa { base, avx2, avx512 };
 // FARTHING_MAX_ISA=base|avx2|avx512|avx512vnni in the environment lowers the choice (tests run every build of a kernel that way).
 Isa selected_isa();
 const char* isa_name(Isa isa);
-// Whether there is AVX-512 VNNI, and FARTHING_MAX_ISA is unset or avx512vnni.
-bool has_vnni();
+// Whether sums of four 8-bit products are one instruction here: AVX-512 VNNI, or NEON's dot products (Armv8.2). False with FARTHING_MAX_ISA, but for
+// avx512vnni.
+bool has_byte_dot();
 
 }  // namespace farthing
 

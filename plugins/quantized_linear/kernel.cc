@@ -31,7 +31,8 @@ constexpr std::size_t kMaxRows = 4;
 // Panels of about this many bytes are one task.
 constexpr std::size_t kTaskBytes = 64 << 10;
 
-enum class Dot { plain, vnni };
+// fast: by the instruction that has_byte_dot() asks for.
+enum class Dot { plain, fast };
 
 inline ByteVec load_codes(const std::uint8_t* p) { return *reinterpret_cast<const LooseBytes*>(p); }
 
@@ -41,11 +42,11 @@ inline ByteVec high_halves(ByteVec v) {
   return (ByteVec)((Pairs)v >> 4) & 15;
 }
 
-// acc[lane] += sum over 4 of codes[lane, i] * x[i]; codes <= 15 unless vnni, x int8. Exact.
+// acc[lane] += sum over 4 of codes[lane, i] * x[i], x int8; codes <= 15 unless fast on x86. Exact.
 template <Dot kDot>
 inline IntVec dot(IntVec acc, ByteVec codes, const std::int8_t* x) {
 #if defined(__AVX512F__)
-  if constexpr (kDot == Dot::vnni) {
+  if constexpr (kDot == Dot::fast) {
     // In assembler, since the rest of this file must run on processors that have AVX-512 without it.
     asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*reinterpret_cast<const LooseInt*>(x)));
     return acc;
@@ -61,6 +62,16 @@ inline IntVec dot(IntVec acc, ByteVec codes, const std::int8_t* x) {
   const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(four));
   return (IntVec)_mm256_add_epi32((__m256i)acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #else
+#if defined(__aarch64__)
+  if constexpr (kDot == Dot::fast) {
+    // As above: in assembler, for processors of Armv8.2 in a file that runs on all.
+    std::int32_t word;
+    std::memcpy(&word, x, 4);
+    const int32x4_t four = vdupq_n_s32(word);
+    asm(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.4b[0]" : "+w"(acc) : "w"(codes), "w"(four));
+    return acc;
+  }
+#endif
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int i = 0; i < 4; ++i) acc[lane] += codes[4 * lane + i] * x[i];
   }
@@ -71,8 +82,13 @@ inline IntVec dot(IntVec acc, ByteVec codes, const std::int8_t* x) {
 // Eight-bit codes where only products of 4-bit ones are exact: high and low halves apart.
 template <Dot kDot>
 inline IntVec dot_bytes(IntVec acc, ByteVec codes, const std::int8_t* x) {
-#if defined(__AVX2__)
-  if constexpr (kDot != Dot::vnni) {
+#if defined(__AVX2__) || defined(__aarch64__)
+#if defined(__aarch64__)
+  constexpr bool kApart = kDot == Dot::fast;  // NEON's are signed
+#else
+  constexpr bool kApart = kDot != Dot::fast;
+#endif
+  if constexpr (kApart) {
     const ByteVec low = codes & 15, high = high_halves(codes);
     return dot<kDot>(acc, low, x) + (dot<kDot>(IntVec{}, high, x) << 4);
   }
@@ -256,9 +272,9 @@ void quantized_linear(const QuantizedLinearArgs& a, const Parallel& parallel) {
       x.round(a.x + r * a.shape.k, r, a.shape);
     }
   });
-#if defined(__AVX512F__)
-  static const bool vnni = has_vnni();
-  const auto run = vnni ? chosen<Dot::vnni>(a.shape) : chosen<Dot::plain>(a.shape);
+#if defined(__AVX512F__) || defined(__aarch64__)
+  static const bool fast = has_byte_dot();
+  const auto run = fast ? chosen<Dot::fast>(a.shape) : chosen<Dot::plain>(a.shape);
 #else
   const auto run = chosen<Dot::plain>(a.shape);
 #endif
