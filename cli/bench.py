@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..errors import RequestError, found_wanted
+from ..runtime.bundle import open_bundle
 from .options import open_bundle_for
 
 HELP = """Measure a bundle: opening, prefill, decoding, memory, and what the runtime adds to the model.
@@ -29,6 +30,7 @@ Tokens per CPU-second (all cores' time together) is the figure to compare: other
 wall time is shown beside it as information. The median of --runs is given, after one run that is not counted.
 --draft all (or names, with commas) measures guessing ahead instead: tokens per CPU-second by drafter and kind of text (code, JSON, quotes,
 prose, random ids), against plain decoding of the same prompts, and whether the ids are the same.
+A bundle that is run once per input is timed per pass instead, at batch 1 and --prompt-tokens tokens.
 "Outside" is wall time per pass that is not spent in ONNX Runtime: sampling, callbacks, bookkeeping.
 """
 
@@ -64,6 +66,12 @@ def bench_command(
         return
     if plot is not None:
         raise RequestError(found_wanted("--plot", "given without --draft", "only with it", "give --draft all"))
+    if open_bundle(bundle, hashes=False, networks=True).is_network:
+        from ._network import bench_network, bench_text
+
+        measured = bench_network(bundle, batch=1, length=prompt_tokens, runs=runs, threads=threads)
+        click.echo(json.dumps(measured) if as_json else bench_text(measured))
+        return
     start = time.perf_counter()
     opening = {"threads": threads, "context": prompt_tokens + new_tokens, "no_native": no_native, "draft": "none"}
     with open_bundle_for(bundle, opening) as runtime:

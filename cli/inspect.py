@@ -43,7 +43,15 @@ Exit codes: 0 shown, 2 bad request, 4 bundle damaged or from the future.
 def inspect_command(bundle: str, context: int | None, as_json: bool) -> None:
     from ..runtime.bundle import open_bundle
 
-    report = inspect(open_bundle(bundle, hashes=False), context)
+    opened = open_bundle(bundle, hashes=False, networks=True)
+    if opened.is_network:
+        from ._network import inspect_network, inspect_text
+
+        report = inspect_network(opened, _graph(opened, "network"), MARGIN)
+        lines = [inspect_text(report), *([] if as_json else _graph_lines("network", report["graphs"]["network"]))]
+        click.echo(json.dumps(report) if as_json else "\n".join(lines))
+        return
+    report = inspect(opened, context)
     click.echo(json.dumps(report) if as_json else _text(report))
 
 
@@ -104,7 +112,7 @@ def _graph(bundle: Bundle, name: str) -> dict[str, Any] | None:
     return {
         "nodes": len(model.graph.node),
         "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
-        "nodes_per_layer": [per_layer[i] for i in range(bundle.manifest["model"]["layers"])],
+        "nodes_per_layer": [per_layer[i] for i in range(bundle.manifest["model"].get("layers", 0))],
         "weights": dict(sorted(types.items())),
         "bodies": {f"{f.domain}::{f.name}": len(f.node) for f in sorted(model.functions, key=lambda f: f.name)},
     }
@@ -175,8 +183,10 @@ def _tokenizer(tokenizer: dict[str, Any] | None) -> str:
 def _graph_lines(name: str, graph: dict[str, Any] | None) -> list[str]:
     if graph is None:
         return [f"  graph {name}: its nodes are counted where onnx is installed (pip install 'farthing[export]')"]
-    low, high = min(graph["nodes_per_layer"]), max(graph["nodes_per_layer"])
-    lines = [f"  graph {name}: {graph['nodes']} nodes, {low if low == high else f'{low} to {high}'} per layer"]
+    lines = [f"  graph {name}: {graph['nodes']} nodes"]
+    if per_layer := graph["nodes_per_layer"]:
+        low, high = min(per_layer), max(per_layer)
+        lines[0] += f", {low if low == high else f'{low} to {high}'} per layer"
     lines += [
         f"    {count:>6}  {operator}"
         + (f"  (body of {graph['bodies'][operator]} nodes)" if operator in graph["bodies"] else "")

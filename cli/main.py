@@ -36,6 +36,7 @@ Exit codes: 0 done, 1 failed, 2 bad request, 3 bad checkpoint, 4 bad bundle, 5 v
 COMMANDS = {
     "methods": "List what can be compiled.",
     "export": "Turn a checkpoint into a bundle.",
+    "import": "Make a bundle of somebody else's ONNX file.",
     "verify": "Check that a bundle computes what it should.",
     "eval": "Perplexity of a bundle, and its distance from another.",
     "inspect": "Show what is in a bundle and what it will need.",

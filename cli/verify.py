@@ -28,6 +28,10 @@ In this order, ending at the first that does not hold:
      reference of the checkpoint (needs farthing[export]; steps 1 and 2 need no torch and no onnx)
 
 \b
+A bundle that is run once per input (`farthing import`, `export encoder`) is replayed by ONNX Runtime on recorded
+inputs; there --against is the ONNX file it was made from, run beside it.
+
+\b
 Examples:
   farthing verify smollm2
   farthing verify smollm2-int4 --against SmolLM2-135M-Instruct.Q4_1.gguf --plot drift.png
@@ -74,8 +78,11 @@ def verify_command(
         "drift": None,
     }
     try:
-        opened = open_bundle(bundle)
+        opened = open_bundle(bundle, networks=True)
         report |= {"name": opened.manifest["name"], "files": len(opened.manifest["files"])}
+        if opened.is_network:
+            _verify_network(opened, against, plot, tolerance, threads, report, as_json)
+            return
         results, skipped = verify_vectors(opened, tolerance=None if against else tolerance, threads=threads)
         report |= {"engines": [r.as_json() for r in results], "skipped": skipped}
         if not as_json:
@@ -92,6 +99,43 @@ def verify_command(
     finally:
         if as_json and ("error" in report or report["ok"]):
             click.echo(json.dumps(report))
+    if not as_json:
+        click.echo("all holds")
+
+
+def _verify_network(
+    bundle: Bundle,
+    against: str | None,
+    plot: str | None,
+    tolerance: float | None,
+    threads: int,
+    report: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Fills ``report``; raises VerificationError with what does not hold."""
+    from ..runtime.network import verify_network
+    from ._network import verify_text
+
+    if plot:
+        raise RequestError(
+            found_wanted("--plot", "given", "absent for a network that is run once per input", "leave it out")
+        )
+    result = verify_network(bundle, tolerance=None if against else tolerance, threads=threads)
+    report["engines"] = [result.as_json()]
+    if not as_json:
+        click.echo(verify_text(bundle, result))
+    _raise_first([result.failure()])
+    if against:
+        from ..export.onnx_import import verify_against_onnx
+
+        worst = verify_against_onnx(bundle, against, tolerance=tolerance, threads=threads)
+        report["against"] = {"output": worst.name, "max_error": worst.error, "allowed": worst.allowed}
+        if not as_json:
+            click.echo(
+                f"{against}: largest difference of output {worst.name} {worst.error:.1e} (allowed {worst.allowed:.1e})"
+            )
+        _raise_first([None if worst.ok else worst.failure("give the file the bundle was made from")])
+    report["ok"] = True
     if not as_json:
         click.echo("all holds")
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...errors import BundleError, found_wanted
+from ...errors import BundleError, RequestError, found_wanted
 from ..tensors import DECODER, FTP_STEP, GAM, MTP_STEP
 
 MANIFEST = "manifest.json"
@@ -63,6 +63,11 @@ class Bundle:
         )
 
     @property
+    def is_network(self) -> bool:
+        """Whether it is run once per input, an encoder or a vision model, instead of decoding tokens."""
+        return bool(self.manifest["method"]["procedure"] == "single_pass")
+
+    @property
     def step_graph(self) -> str:
         """Name of the graph that the decode loop runs."""
         if "mtp" in self.manifest:
@@ -103,9 +108,10 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_bundle(path: str | Path, *, hashes: bool = True) -> Bundle:
+def open_bundle(path: str | Path, *, hashes: bool = True, networks: bool = False) -> Bundle:
     """Open and check the bundle in folder ``path``.
 
+    ``networks``: the caller can use one that decodes no tokens (procedure single_pass) as well; else it is refused by RequestError.
     Checks the manifest against its schema, that every listed file is a plain file inside the folder with the listed size and
     (with ``hashes``) SHA-256, and that all files graphs, tokenizer and vectors refer to are listed. Raises BundleError.
     """
@@ -133,8 +139,21 @@ def open_bundle(path: str | Path, *, hashes: bool = True) -> Bundle:
                     "export the bundle again",
                 )
             )
-    _check_consistent(root, manifest)
-    return Bundle(root, manifest)
+    bundle = Bundle(root, manifest)
+    if not bundle.is_network:
+        _check_carried(root, manifest)
+    elif not networks:
+        method = manifest["method"]["id"]
+        raise RequestError(
+            found_wanted(
+                f"method of {root}",
+                f"{method}, a network that is run once per input",
+                "one that decodes tokens",
+                "`farthing verify`, `inspect`, `bench`, `eval` and `quantize` take it, and farthing.runtime.network runs it",
+            )
+        )
+    _check_tokenizer(root, manifest)
+    return bundle
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:
@@ -247,8 +266,7 @@ def _referred(manifest: dict[str, Any]) -> list[str]:
     return files
 
 
-def _check_consistent(root: Path, manifest: dict[str, Any]) -> None:
-    model, tokenizer = manifest["model"], manifest["tokenizer"]
+def _check_carried(root: Path, manifest: dict[str, Any]) -> None:
     for place, field, value in _carried(manifest):
         if value != manifest[place][field]:
             raise BundleError(
@@ -256,9 +274,13 @@ def _check_consistent(root: Path, manifest: dict[str, Any]) -> None:
                     f"{place}.{field} of {root / MANIFEST}", manifest[place][field], value, "export the bundle again"
                 )
             )
+
+
+def _check_tokenizer(root: Path, manifest: dict[str, Any]) -> None:
+    tokenizer = manifest["tokenizer"]
     if tokenizer is None:
         return
-    vocab = model["vocab_size"]
+    vocab = manifest["model"].get("vocab_size", 0)
     if tokenizer["vocab_size"] > vocab:
         raise BundleError(
             found_wanted(

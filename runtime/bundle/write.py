@@ -71,7 +71,7 @@ class BundleWriter:
         whole = {"format": "farthing-bundle", "format_version": FORMAT_VERSION, **manifest, "files": files}
         text = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         (self.path / MANIFEST).write_text(text, encoding="utf-8")
-        open_bundle(self.path, hashes=False)
+        open_bundle(self.path, hashes=False, networks=True)
         self.path.chmod(0o755)  # mkdtemp makes it private
         if self.target.exists():
             # Move the old one aside first: rename cannot replace a folder that is not empty.
