@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import RequestError, found_wanted
+
 if TYPE_CHECKING:
     from ..calibration.quantize import QuantizeResult
+    from ..calibration.static import StaticOptions
 
 HELP = """Store the weights of a bundle in 4 or 8 bits, and measure what that costs.
 
@@ -24,6 +27,13 @@ Examples:
   farthing quantize smollm2 --out small --embedding int8 --text my-domain.txt
   farthing quantize smollm2 --out for-tensorrt --symmetric
   farthing quantize smollm2 --out better --rounding gptq --calibration my-domain.txt
+  farthing quantize minilm --out minilm-int8 --text my-domain.txt
+  farthing quantize efficientnet --out efficientnet-int8 --images my-pictures
+
+\b
+An encoder or vision model (`farthing import`, `export encoder | vision`) gets int8 weights (a scale per output) and int8
+activations (one scale each) in its Conv, MatMul and Gemm, as explicit Q/DQ nodes. Half of the sentences or pictures
+calibrates, the other half measures the loss.
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
@@ -61,6 +71,26 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
 )
 @click.option("--text", type=click.Path(), help="Text to measure on, UTF-8.  [default: Python's own library]")
 @click.option("--no-measure", is_flag=True, help="Do not measure the loss.")
+@click.option("--images", type=click.Path(), help="Vision models: a folder of pictures to calibrate and measure on.")
+@click.option(
+    "--ranges",
+    default="mse",
+    show_default=True,
+    help="Encoders, vision models: scales of activations by max, percentile, entropy or mse.",
+)
+@click.option(
+    "--smooth/--no-smooth",
+    default=True,
+    show_default=True,
+    help="The same: scale channels towards the weights where that helps.",
+)
+@click.option(
+    "--keep",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="The same: share of the weights that stays in float, the most sensitive layers.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def quantize_command(
     bundle: str,
@@ -74,12 +104,23 @@ def quantize_command(
     calibration: str | None,
     text: str | None,
     no_measure: bool,
+    images: str | None,
+    ranges: str,
+    smooth: bool,
+    keep: float,
     as_json: bool,
 ) -> None:
     """The command itself; its help is HELP."""
     from ..calibration.quantize import Options, quantize  # heavy: numpy, onnx
+    from ..calibration.static import StaticOptions
+    from ..runtime.bundle import open_bundle
     from .export import progress_bar
 
+    if open_bundle(bundle, hashes=False, networks=True).is_network:
+        _quantize_network(bundle, out, text or calibration, images, StaticOptions(ranges, smooth, keep), as_json)
+        return
+    if images is not None:
+        raise RequestError(found_wanted("--images", "given", "absent for a model that decodes tokens", "leave it out"))
     options = Options(weights, block, embedding, head, symmetric, rounding)
     with progress_bar() as progress:
         result = quantize(
@@ -111,3 +152,42 @@ def _report(result: QuantizeResult) -> str:
             f"on {text['tokens']} tokens of {text['name']} (sha256 {text['sha256'][:12]})",
         ]
     )
+
+
+def _quantize_network(
+    bundle: str, out: str, text: str | None, images: str | None, options: StaticOptions, as_json: bool
+) -> None:
+    from click.core import ParameterSource
+
+    from ..calibration.static import quantize_network
+    from .export import progress_bar
+
+    context = click.get_current_context()
+    decoders = ("weights", "block", "embedding", "head", "symmetric", "rounding", "no_measure")
+    for name in decoders:
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if given and not (name == "weights" and context.params[name] == "int8"):
+            raise RequestError(
+                found_wanted(
+                    f"--{name.replace('_', '-')} for a network that is run once per input",
+                    repr(context.params[name]),
+                    "absent: weights and activations become int8",
+                    "leave it out",
+                )
+            )
+    with progress_bar() as progress:
+        r = quantize_network(bundle, out, options, text=text, images=images, progress=progress)
+    if as_json:
+        click.echo(json.dumps(r.as_json()))
+        return
+    click.echo(
+        f"{r.path}: int8 in {r.quantized} of {r.layers} layers, ranges by {r.options.ranges}, {r.smoothed} smoothed, {r.seconds:.1f} s\n"
+        f"graph, MB         {r.source_bytes / 1e6:.1f} -> {r.bytes / 1e6:.1f}"
+    )
+    for what, names in (("kept in float", r.kept), ("never anything but 0, kept in float", r.silent)):
+        if names:
+            click.echo(f"{what}: {', '.join(names)}")
+    for name in ("rank_correlation", "same_top", "correlation"):
+        if (interval := getattr(r.loss, name)) is not None:
+            click.echo(f"  {name.replace('_', ' '):<18}{interval}")
+    click.echo(f"on {r.loss.items} items of {r.loss.data} that did not calibrate (sha256 {r.loss.sha256[:12]})")

@@ -114,7 +114,9 @@ def test_nobody_decodes_with_it(tmp_path: Path) -> None:
         open_network(decoder_bundle())
 
 
-@pytest.mark.parametrize("what", ["rubbish", "empty", "domain", "past", "string", "data", "outside", "several", "nan"])
+@pytest.mark.parametrize(
+    "what", ["rubbish", "empty", "domain", "past", "string", "data", "outside", "several", "nan", "invalid"]
+)
 def test_bad_files(tmp_path: Path, what: str) -> None:
     file, source = tmp_path / "in" / "m.onnx", None
     model = onnx.load(str(write_encoder(file)))
@@ -146,6 +148,9 @@ def test_bad_files(tmp_path: Path, what: str) -> None:
         case "several":
             shutil.copy(file, file.with_name("n.onnx"))
             error, wanted, source = RequestError, "m.onnx, n.onnx, expected one .onnx file", file.parent
+        case "invalid":
+            del model.graph.node[1].input[1]
+            wanted = "not valid ONNX"
         case "nan":
             model.graph.initializer[0].raw_data = np.full((VOCAB, 64), np.nan, np.float32).tobytes()
             error, wanted = VerificationError, "not finite"

@@ -72,6 +72,15 @@ def read_onnx(path: str | Path) -> Source:
         raise CheckpointError(found_wanted(f"graph of {file}", "empty", "some nodes", "export it again"))
     _check_external(file, model)
     _check_operators(file, model)
+    try:
+        onnx.checker.check_model(str(file))
+    except Exception as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            found_wanted(
+                f"{file}", f"not valid ONNX ({first[:200]})", "a graph that the checker passes", "export it again"
+            )
+        ) from error
     held = {i.name for i in model.graph.initializer}
     inputs = [_info(file, i) for i in model.graph.input if i.name not in held]
     outputs = [_info(file, o) for o in model.graph.output]
