@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckpointError, RequestError, VerificationError, found_wanted
-from ..models.bert import BertConfig, expected_tensors
+from ..models.bert import BertConfig, expected_tensors, forward
 from ..runtime.bundle import BundleWriter
 from ..runtime.bundle.read import sha256_of
 from ..runtime.network import open_session, run_session
@@ -155,8 +155,6 @@ def _pooled(folder: Path) -> bool:
 
 def _check(c: BertConfig, read: object, graph: Path, fed: list[dict[str, np.ndarray]]) -> dict[str, object]:
     import torch
-
-    from ..models.bert import forward
 
     session, worst, rows = open_session(graph), 0.0, 0
     for feeds in fed:

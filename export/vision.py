@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError, RequestError, VerificationError, found_wanted
+from ..models.efficientnet import EPSILON, MEAN, SIZE, STD, blocks, expected_tensors, forward, same_padding
 from ..runtime.bundle import BundleWriter
 from ..runtime.bundle.read import sha256_of
 from ..runtime.network import open_session, run_session
@@ -42,8 +43,6 @@ def export_vision(
     image float32 [N,3,224,224] -> logits [N,classes]. ``check`` compares with PyTorch, where normalisation is not folded.
     Raises CheckpointError, RequestError, VerificationError, BundleError; nothing is left at ``out``.
     """
-    from ..models.efficientnet import EPSILON, MEAN, SIZE, STD, blocks, expected_tensors, same_padding
-
     if dtype != "float32":
         raise RequestError(found_wanted("dtype", repr(dtype), "float32", "`farthing quantize` makes it smaller"))
     start = time.perf_counter()
@@ -156,8 +155,6 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
 
 def _check(tensors: dict[str, torch.Tensor], graph: Path, fed: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     import torch
-
-    from ..models.efficientnet import forward
 
     session, worst, rows = open_session(graph), 0.0, 0
     for feeds in fed:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch.nn.functional import gelu, layer_norm, linear, normalize
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def forward(
     c: BertConfig, tensor: Callable[[str], torch.Tensor], ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """ids, mask, types int64 [B,S] -> states float32 [B,S,D], and unit vectors [B,D] if ``c.pooled``."""
+    import torch
+    from torch.nn.functional import gelu, layer_norm, linear, normalize
 
     def dense(name: str, x: torch.Tensor) -> torch.Tensor:
         return linear(x, tensor(f"{name}.weight"), tensor(f"{name}.bias"))

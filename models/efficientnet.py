@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch.nn.functional import batch_norm, conv2d, linear, pad
+if TYPE_CHECKING:
+    import torch
 
 EPSILON = 1e-3
 """Of batch normalisation."""
@@ -89,6 +90,8 @@ def expected_tensors(classes: int = 1000) -> dict[str, tuple[int, ...]]:
 
 def forward(tensor: Callable[[str], torch.Tensor], image: torch.Tensor) -> torch.Tensor:
     """image float32 [N,3,224,224], normalised by MEAN and STD -> logits [N,1000]."""
+    from torch.nn.functional import batch_norm, conv2d, linear, pad
+
     x = image
     for block in blocks():
         before = x
