@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,9 @@ def _pooled(folder: Path) -> bool:
     return True
 
 
-def _check(c: BertConfig, read: object, graph: Path, fed: list[dict[str, np.ndarray]]) -> dict[str, object]:
+def _check(
+    c: BertConfig, read: Callable[[str], np.ndarray], graph: Path, fed: list[dict[str, np.ndarray]]
+) -> dict[str, object]:
     import torch
 
     session, worst, rows = open_session(graph), 0.0, 0
@@ -161,7 +164,7 @@ def _check(c: BertConfig, read: object, graph: Path, fed: list[dict[str, np.ndar
         with torch.no_grad():
             wanted = forward(
                 c, lambda n: torch.from_numpy(read(n).copy()), *(torch.from_numpy(a) for a in feeds.values())
-            )  # type: ignore[operator]
+            )
         for tensor, array in zip(wanted, run_session(session, feeds).values(), strict=False):
             if tensor is not None:
                 error = np.abs(tensor.numpy() - array).max()

@@ -107,6 +107,7 @@ def made_up(
     """
     state = np.random.RandomState(seed)  # the only stream that numpy promises to keep
     feeds = {}
+    array: np.ndarray
     for one in inputs:
         shape = tuple(
             d if isinstance(d, int) else sizes["batch" if axis == 0 else "length"]

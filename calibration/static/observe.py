@@ -79,8 +79,8 @@ def _widest(found: dict[str, Observed], name: str, array: np.ndarray, matrix: bo
         flat = array.reshape(-1, array.shape[-1])
         widest = np.abs(flat).max(0)
         seen.channels = widest if seen.channels is None else np.maximum(seen.channels, widest)
-        # A few of each item, until there are enough: the rows of one text look alike.
-        rows = flat[:: max(1, len(flat) // 4)][:4]
+        # A few of each item, until there are enough: the rows of one text look alike. The first and the last are special tokens.
+        rows = flat[np.unique(np.linspace(0, len(flat) - 1, 6).astype(int))]
         if seen.rows is None or len(seen.rows) < ROWS:
             seen.rows = rows.copy() if seen.rows is None else np.concatenate([seen.rows, rows])
 

@@ -20,7 +20,7 @@ def limit(histogram: np.ndarray, largest: float, method: str) -> float:
     if method == "percentile":
         share = histogram.cumsum() / histogram.sum()
         return float((np.searchsorted(share, PERCENTILE) + 1) / BINS * largest)
-    candidates = np.arange(LEVELS, BINS + 1, 16)
+    candidates = range(LEVELS, BINS + 1, 16)
     losses = [_entropy_loss(histogram, n) if method == "entropy" else _squared_loss(histogram, n) for n in candidates]
     return float(candidates[int(np.argmin(losses))] / BINS * largest)
 

@@ -12,13 +12,17 @@ from onnx import helper, numpy_helper
 
 from .layers import Layer, read_weight, round_weight
 from .observe import Observed
-from .ranges import limit
+from .ranges import BINS, limit
 
 ALPHA = 0.5
 """Of SmoothQuant (Xiao et al., arXiv 2211.10438, eq. 4): how much of a channel's width moves to the weights."""
 
 GAIN = 0.8
 """Smoothing costs a product per value, so it must bring a layer's squared error to this share at least."""
+
+
+SHARES = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Of the largest value, as candidates for what the largest code stands for."""
 
 
 @dataclass(frozen=True)
@@ -43,38 +47,40 @@ def plan(
         seen = observed[name]
         if seen.largest == 0:
             continue
-        scales[name] = limit(seen.histogram, seen.largest, ranges) / 127
         users = [layer for layer in layers if layer.input == name]
-        if not smooth or seen.channels is None or seen.rows is None or any(u.channel is None for u in users):
+        if seen.channels is None or seen.rows is None or any(u.channel is None for u in users):
+            scales[name] = limit(seen.histogram, seen.largest, ranges) / 127
             continue
         weights = [np.moveaxis(read_weight(model, folder, u.weight), u.axis, 1) for u in users]  # [K, outputs]
+        scales[name], plain = _scale(seen.rows, weights, seen.largest, seen.histogram, ranges)
+        if not smooth:
+            continue
         widest = np.max([np.abs(w).max(1) for w in weights], axis=0)
         factor = np.sqrt(np.maximum(seen.channels, 1e-5) / np.maximum(widest, 1e-5)).astype(np.float32)
         factor /= np.exp(np.log(factor).mean())  # the overall size is no matter of channels
-        rows = seen.rows / factor
-        scale = float(limit(_histogram(rows), float(np.abs(rows).max()), ranges)) / 127
-        plain = sum(_error(seen.rows, w, w, scales[name]) for w in weights)
-        moved = sum(_error(rows, w * factor[:, None], w, scale, seen.rows) for w in weights)
+        rows, largest = seen.rows / factor, float((seen.channels / factor).max())
+        histogram = np.histogram(np.abs(rows[rows != 0]), BINS, (0, largest))[0]
+        scale, moved = _scale(rows, [w * factor[:, None] for w in weights], largest, histogram, ranges)
         if moved < GAIN * plain:
             factors[name], scales[name] = factor, scale
     return Plan(scales, factors)
 
 
-def _histogram(rows: np.ndarray) -> np.ndarray:
-    from .ranges import BINS
+def _scale(
+    rows: np.ndarray, weights: Sequence[np.ndarray], largest: float, histogram: np.ndarray, ranges: str
+) -> tuple[float, float]:
+    """(step of the codes, squared error of the products of ``rows`` [n,K] and ``weights`` [K,outputs] with both rounded).
 
-    absolute = np.abs(rows[rows != 0])
-    return np.histogram(absolute, BINS, (0, float(np.abs(rows).max())))[0]
+    ``mse`` takes the step with the smallest such error: an error of the activation itself counts outliers for little that mean much.
+    """
+    rounded = [(codes * steps, rows @ w) for w in weights for codes, steps in [round_weight(w, 1)]]
 
+    def error(scale: float) -> float:
+        said = np.clip(np.rint(rows / scale), -127, 127) * scale
+        return float(sum(((said @ w - wanted) ** 2).sum() for w, wanted in rounded))
 
-def _error(
-    rows: np.ndarray, weight: np.ndarray, exact: np.ndarray, scale: float, original: np.ndarray | None = None
-) -> float:
-    """Squared error of the product with both sides rounded. ``exact`` and ``original`` are both sides unsmoothed."""
-    codes, steps = round_weight(weight, 1)
-    said = np.clip(np.rint(rows / scale), -127, 127) * scale
-    wanted = (rows if original is None else original) @ exact
-    return float(((said @ (codes * steps) - wanted) ** 2).sum())
+    steps = [largest * s / 127 for s in SHARES] if ranges == "mse" else [limit(histogram, largest, ranges) / 127]
+    return min(((step, error(step)) for step in steps), key=lambda pair: pair[1])
 
 
 def rewrite(model: onnx.ModelProto, folder: Path, layers: Collection[Layer], chosen: Plan) -> None:
