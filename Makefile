@@ -30,7 +30,7 @@ PORTABLE := $(PY) -c 'from farthing.plugins import library_path as p; p() or pri
 FORMATTED = $(shell git ls-files '*.cc' '*.h' '*.hpp')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-slow rtx ladder lint types format bench clean
+.PHONY: help venv build demo test test-slow rtx ladder aarch64 lint types format bench clean
 
 # help: what can be made. The text is the comment above each target, so it cannot go stale.
 help:
@@ -66,6 +66,20 @@ ladder: $(VENV)/.stamp-dev build/rtx/.stamp
 	cmake --build build/cuda --parallel
 	$(FARTHING) ops check
 	$(PY) -m pytest -q tests/operators/test_mutations.py -k "cuda or plugins"
+
+# aarch64: the native part for ARM, built by Debian's cross compiler, run in an emulator with ONNX Runtime's own ARM library.
+#          Needs g++-aarch64-linux-gnu and qemu-user.
+aarch64: $(VENV)/.stamp-dev build/aarch64/.stamp
+	cmake --build build/aarch64 --parallel
+	$(PY) -m pytest tests/test_aarch64.py
+
+build/aarch64/.stamp: $(VENV)/.stamp-dev cmake/aarch64-linux-gnu.cmake
+	cmake -S . -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DFARTHING_PYTHON=OFF -DFARTHING_TESTS=ON -DPython3_EXECUTABLE=$(abspath $(PY)) > /dev/null
+	rm -rf build/aarch64/wheel
+	$(PY) -m pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
+		-d build/aarch64/wheel onnxruntime==$$($(PY) -c "import onnxruntime; print(onnxruntime.__version__)")
+	$(PY) -m zipfile -e build/aarch64/wheel/*.whl build/aarch64/wheel
+	touch $@
 
 # lint: ruff, types, and the layout of C++ where clang-format is installed. Changes nothing.
 lint: $(VENV)/.stamp-dev types

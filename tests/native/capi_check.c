@@ -138,5 +138,8 @@ int main(int argc, char** argv) {
   farthing_close(engine);
   farthing_close(NULL);
   printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
+  printf("ids"); /* to compare machines by */
+  for (int i = 0; i < first.count; ++i) printf(" %d", (int)first.ids[i]);
+  printf("\n");
   return failures != 0;
 }
