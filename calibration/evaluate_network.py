@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import RequestError, found_wanted
 from ..export.graph import Progress, no_progress
 from ..runtime.network import Network, open_network
-from ..runtime.tensors import ATTENTION_MASK, SENTENCE_EMBEDDING
+from ..runtime.network_tensors import ATTENTION_MASK, SENTENCE_EMBEDDING
 from .evaluate import RESAMPLES, Interval
 from .network_data import Samples, samples_of
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import MissingDependencyError, RequestError, found_wanted
 from ..runtime.bundle import Bundle
-from ..runtime.tensors import ATTENTION_MASK, INPUT_IDS, NETWORK
+from ..runtime.network_tensors import ATTENTION_MASK, NETWORK
+from ..runtime.tensors import INPUT_IDS
 from .quality import Text, read_text
 
 LENGTH = 64

@@ -14,7 +14,7 @@ from ..models.bert import BertConfig, expected_tensors, forward
 from ..runtime.bundle import BundleWriter
 from ..runtime.bundle.read import sha256_of
 from ..runtime.network import open_session, run_session
-from ..runtime.tensors import NETWORK
+from ..runtime.network_tensors import NETWORK
 from .checkpoint.json_file import Fields
 from .checkpoint.safetensors_file import SafetensorsFile
 from .graph import GraphWriter, Progress, no_progress

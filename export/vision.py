@@ -17,7 +17,7 @@ from ..models.efficientnet import EPSILON, MEAN, SIZE, STD, blocks, expected_ten
 from ..runtime.bundle import BundleWriter
 from ..runtime.bundle.read import sha256_of
 from ..runtime.network import open_session, run_session
-from ..runtime.tensors import NETWORK
+from ..runtime.network_tensors import NETWORK
 from .graph import GraphWriter, Progress, no_progress
 from .graph.writer import TensorInfo
 from .onnx_import.build import network_manifest, record

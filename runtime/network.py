@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import BundleError, RequestError, found_wanted
 from .bundle import Bundle, open_bundle
-from .tensors import NETWORK
+from .network_tensors import NETWORK
 
 TOLERANCE = 2e-4
 """Largest allowed difference of an output, times its largest value where that exceeds 1: machines differ in the order of sums."""

@@ -17,7 +17,7 @@ from ...export.graph.writer import TensorInfo
 from ...export.onnx_import.build import record, write_network
 from ...runtime.bundle import BundleWriter
 from ...runtime.network import Network, open_network, open_session
-from ...runtime.tensors import NETWORK
+from ...runtime.network_tensors import NETWORK
 from ..evaluate_network import NetworkEvaluation, compare_networks
 from ..network_data import samples_of
 from .layers import find_layers

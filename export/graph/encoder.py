@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ...models.bert import BertConfig
-from ...runtime.tensors import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING, TOKEN_STATES
+from ...runtime.network_tensors import ATTENTION_MASK, SENTENCE_EMBEDDING, TOKEN_STATES
+from ...runtime.tensors import INPUT_IDS
 from .writer import GraphWriter, TensorInfo
 
 TYPE_IDS = "token_type_ids"

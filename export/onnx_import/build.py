@@ -15,7 +15,7 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 from ... import __version__
 from ...errors import CheckpointError, VerificationError, found_wanted
 from ...runtime.network import describe, made_up, open_session, run_session
-from ...runtime.tensors import NETWORK
+from ...runtime.network_tensors import NETWORK
 from ..graph.external_data import ExternalData
 from ..graph.writer import INLINE_LIMIT, TensorInfo
 

@@ -19,7 +19,7 @@ from ...runtime.network import (
     read_network_cases,
     run_session,
 )
-from ...runtime.tensors import NETWORK
+from ...runtime.network_tensors import NETWORK
 from ..graph.writer import Progress, no_progress
 from .build import copy_tokenizer, network_manifest, parameters_of, record, vocabulary_of, write_network
 from .read import find_onnx, read_onnx
