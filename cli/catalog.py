@@ -34,6 +34,7 @@ _TABLE: tuple[tuple[int | None, str, str, str], ...] = (
     (None, "decoder", "exact", "Plain decoder language model (Llama, SmolLM2, Mistral, Qwen2/2.5, Qwen3)"),
     (None, "encoder", "exact", "BERT encoder (MiniLM, sentence-transformers)"),
     (None, "vision", "exact", "EfficientNet-Lite0 (other vision models: farthing import)"),
+    (None, "llamagen", "exact", "LlamaGen, class-conditional images token by token"),
     (1, "lexinvariant", "exact", "Lexinvariant language models: no token embeddings"),
     (2, "byte-probabilities", "exact", "Exact byte-level probabilities from tokenized language models"),
     (3, "mtp", "exact", "Your LLM knows the future: gated-LoRA multi-token prediction"),

@@ -47,6 +47,7 @@ COMMANDS = {
     "compile": "Compile a bundle for a CPU, a Jetson or an RTX card.",
     "tune": "Measure this machine, so that decoding can guess ahead.",
     "run": "Generate text from a prompt.",
+    "draw": "Draw images with a bundle.",
     "batch": "Generate text from many prompts at once.",
     "chat": "Talk with a bundle.",
     "bench": "Measure speed and memory.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, RequestError, found_wanted
-from ..tensors import DECODER, FTP_STEP, GAM, MTP_STEP
+from ..tensors import AR_STEP, DECODER, FTP_STEP, GAM, MTP_STEP
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -74,6 +74,8 @@ class Bundle:
             return MTP_STEP
         if "ftp" in self.manifest:
             return FTP_STEP
+        if "image_codes" in self.manifest:
+            return AR_STEP
         return GAM if "state" in self.manifest else DECODER
 
     @property
