@@ -13,8 +13,8 @@ import numpy as np
 from .. import __version__
 from ..errors import RequestError, VerificationError, found_wanted
 from ..runtime.bundle import BundleWriter
+from ..runtime.image_tensors import AR_STEP, CODES, PIXELS, VQ_DECODE
 from ..runtime.stepper import Stepper
-from ..runtime.tensors import AR_STEP, CODES, PIXELS, VQ_DECODE
 from .checkpoint.llamagen_checkpoint import LlamaGenCheckpoint
 from .graph import GraphWriter, Progress, no_progress
 from .graph.llamagen import write_ar_step, write_vq_decode

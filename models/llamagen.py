@@ -92,8 +92,8 @@ class _Attention(nn.Module):
         c = self.config
         q, k, v = self.wqkv(x).view(*x.shape[:2], 3, c.heads, c.head_dim).unbind(2)
         q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
-        heads = (t.transpose(1, 2) for t in (q, k, v))
-        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: torch.Tensor = self.wo(mixed.transpose(1, 2).flatten(2))
         return out
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..errors import BundleError, RequestError, found_wanted
 from ..plugins import library_path
-from . import tensors as names
 from .bundle import Bundle, open_bundle
+from .image_tensors import AR_STEP, CODES, PIXELS, VQ_DECODE
 from .sampling import Sampling, choose
 from .stepper import Stepper
 
@@ -73,8 +73,8 @@ class Drawer:
         self.codes, self.classes, self.grid = (int(image[n]) for n in ("codes", "classes", "grid"))
         self._check_manifest()
         self._native = native and library_path() is not None
-        self._step = self._open(names.AR_STEP, threads)
-        self._pixels = self._open(names.VQ_DECODE, threads)
+        self._step = self._open(AR_STEP, threads)
+        self._pixels = self._open(VQ_DECODE, threads)
 
     @property
     def tokens(self) -> int:
@@ -125,7 +125,7 @@ class Drawer:
             raise RequestError(
                 found_wanted("codes", list(codes.shape), f"[B,{self.tokens}] of 0 to {self.codes - 1}", "check them")
             )
-        pixels = self._pixels.run([names.PIXELS], {names.CODES: codes})[0]
+        pixels = self._pixels.run([PIXELS], {CODES: codes})[0]
         whole = np.rint((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8)
         return whole.transpose(0, 2, 3, 1)  # type: ignore[no-any-return]
 

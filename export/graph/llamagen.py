@@ -16,6 +16,7 @@ from ...models.llamagen import EPSILON, LlamaGenConfig
 from ...models.vq import EPSILON as VQ_EPSILON
 from ...models.vq import GROUPS, VqConfig
 from ...runtime import tensors as names
+from ...runtime.image_tensors import CODES, PIXELS
 from ..checkpoint.llamagen_checkpoint import LlamaGenCheckpoint, half_split
 from .writer import GraphWriter, TensorInfo
 
@@ -133,11 +134,11 @@ class _VqDecode:
     def write(self) -> None:
         w, c, g = self.w, self.c, self.grid
         side = g * c.downsampling
-        w.inputs.append(TensorInfo(names.CODES, "int64", ("B", g * g)))
-        w.outputs.append(TensorInfo(names.PIXELS, "float32", ("B", 3, side, side)))
+        w.inputs.append(TensorInfo(CODES, "int64", ("B", g * g)))
+        w.outputs.append(TensorInfo(PIXELS, "float32", ("B", 3, side, side)))
         w.constant("flat", np.array([0, 0, -1], np.int64))
         w.weight("codebook", self.table.shape, "float32", [self.table])  # rows of length 1, as decoding wants them
-        w.node("Gather", ["codebook", names.CODES], ["rows"], axis=0)
+        w.node("Gather", ["codebook", CODES], ["rows"], axis=0)
         w.node("Transpose", ["rows"], ["columns"], perm=[0, 2, 1])
         w.constant("square", np.array([0, 0, g, g], np.int64))
         w.node("Reshape", ["columns", "square"], ["latents"])
@@ -153,7 +154,7 @@ class _VqDecode:
                     x = self._attention(f"{p}attn.{j}", x, side=g)
             if i + 1 < levels:
                 x = self._up(p + "upsample", x)
-        x = self._conv("decoder.conv_out", self._silu(self._norm("decoder.norm_out", x)), names.PIXELS)
+        x = self._conv("decoder.conv_out", self._silu(self._norm("decoder.norm_out", x)), PIXELS)
         w.save()
 
     def _conv(self, name: str, x: str, out: str | None = None) -> str:

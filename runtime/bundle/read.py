@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, RequestError, found_wanted
-from ..tensors import AR_STEP, DECODER, FTP_STEP, GAM, MTP_STEP
+from ..image_tensors import AR_STEP
+from ..tensors import DECODER, FTP_STEP, GAM, MTP_STEP
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1

@@ -32,13 +32,5 @@ inline const std::string kFtpStep = "ftp_step";
 inline const std::string kFtpDraftChain = "ftp_draft_chain";
 inline const std::string kDecoder = "decoder";  // name of the graph
 inline const std::string kGam = "gam_lm";
-inline const std::string kNetwork = "network";
-inline const std::string kTokenStates = "token_states";  // float32 [B,S,D]
-inline const std::string kSentenceEmbedding = "sentence_embedding";  // float32 [B,D]
-inline const std::string kAttentionMask = "attention_mask";  // int64 [B,S]
-inline const std::string kCodes = "codes";  // int64 [B,g*g]
-inline const std::string kPixels = "pixels";  // float32 [B,3,H,W]
-inline const std::string kArStep = "ar_step";
-inline const std::string kVqDecode = "vq_decode";
 
 }  // namespace farthing::tensors
