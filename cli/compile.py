@@ -47,6 +47,13 @@ Exit codes: 0 done, 2 bad request, 4 damaged bundle or a graph that TensorRT ref
 @click.option("--context", type=int, help="Tokens of prompt and answer together.  [default: the model's, at most 2048]")
 @click.option("--chunk", type=int, default=256, show_default=True, help="Most rows of one prefill pass.")
 @click.option("--tree", help="Rows of draft trees, e.g. 8,16,32,64.  [default: by the bundle's procedure]")
+@click.option(
+    "--batch",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Sequences or images at once; guided drawing takes 2 an image.",
+)
 @click.option("--dim", "dims", multiple=True, help="Range of another dimension: SYMBOL=SMALLEST:USUAL:LARGEST.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def compile_command(
@@ -60,6 +67,7 @@ def compile_command(
     context: int | None,
     chunk: int,
     tree: str | None,
+    batch: int,
     dims: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -77,6 +85,7 @@ def compile_command(
         context=context,
         chunk=chunk,
         tree=None if tree is None else _numbers("--tree", tree),
+        batch=batch,
         dims=parse_dims(dims) or None,
     )
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))

@@ -15,19 +15,26 @@ import engines
 import onnx
 import pytest
 from mtp_models import random_adapter
+from networks import write_vision
 from onnx import TensorProto, helper
 from rtx import needs_rtx, rtx
 from test_decoder_reference import smollm2
+from test_judge import a_judge
+from test_llamagen import bundle as drawing
+from test_static_quantize import encoder, pictures, text
 
 from farthing.calibration.quantize import Options, quantize
+from farthing.calibration.static import StaticOptions, quantize_network
 from farthing.errors import BundleError
 from farthing.export import export
 from farthing.export.checkpoint import open_checkpoint
 from farthing.export.checkpoint.ftp_head import save_head
+from farthing.export.checkpoint.judge_file import save_judge
 from farthing.export.checkpoint.mtp_adapter import save_adapter
 from farthing.export.compile import compile_bundle
 from farthing.export.compile.process import build_in_subprocess
 from farthing.export.decoder import export_decoder
+from farthing.export.onnx_import import import_onnx
 from farthing.models.ftp import FtpConfig, FtpHead
 from farthing.runtime.bundle.compiled import open_compiled
 from tiny import write_hf
@@ -79,13 +86,16 @@ def test_graphs_for_jetpack_6_build_as_well(bundle, tmp_path, family, storage):
 
 
 @pytest.mark.parametrize("trt", (None, "10.3"))
-@pytest.mark.parametrize("method", ("trees", "mtp", "ftp"))
+@pytest.mark.parametrize("method", ("trees", "mtp", "ftp", "judge"))
 def test_every_graph_that_guesses_ahead_builds(tmp_path_factory, method, trt):
     folder = tmp_path_factory.mktemp(method)
     checkpoint = write_hf(folder / "checkpoint", "qwen3")
     base, adapter = open_checkpoint(checkpoint), folder / "adapter.safetensors"
     if method == "trees":
         export("decoder", checkpoint, folder / "bundle", trees=True, check=False)
+    elif method == "judge":
+        save_judge(adapter, a_judge(), base)
+        export("judge", checkpoint, folder / "bundle", judge=adapter, check=False)
     else:
         if method == "mtp":
             save_adapter(adapter, random_adapter(base, masks=2), base)
@@ -95,6 +105,29 @@ def test_every_graph_that_guesses_ahead_builds(tmp_path_factory, method, trt):
         export(method, checkpoint, folder / "bundle", adapter=adapter, check=False)
     made = compile_bundle(folder / "bundle", "tensorrt-rtx", sm=[89], trt=trt, out=folder / "out", tree=[4], **SMALL)
     assert set(made.graphs) == set(json.loads((folder / "bundle" / "manifest.json").read_text())["graphs"])
+    assert not [w for w in open_compiled(made.path).index["warnings"] if "nused" in w]
+
+
+@pytest.mark.parametrize("trt", (None, "10.3"))
+@pytest.mark.parametrize("kind", ("encoder", "vision", "int8 encoder", "int8 vision"))
+def test_networks_build(tmp_path, kind, trt):
+    """What `farthing import` takes in, as it is and in int8."""
+    path = (
+        encoder(tmp_path) if "encoder" in kind else import_onnx(write_vision(tmp_path / "n.onnx"), tmp_path / "b").path
+    )
+    if "int8" in kind:
+        data = {"text": text(tmp_path)} if "encoder" in kind else {"images": pictures(tmp_path / "pictures")}
+        path = quantize_network(path, tmp_path / "int8", StaticOptions(), **data).path
+    made = compile_bundle(path, "tensorrt-rtx", sm=[89], trt=trt, out=tmp_path / "out", batch=2, chunk=32)
+    entry = open_compiled(made.path).index["graphs"]["network"]
+    assert [p["name"] for p in entry["profiles"]] == ["run"]
+    assert not [w for w in open_compiled(made.path).index["warnings"] if "nused" in w]
+
+
+@pytest.mark.parametrize("trt", (None, "10.3"))
+def test_image_models_build(tmp_path, trt):
+    made = compile_bundle(drawing(), "tensorrt-rtx", sm=[89], trt=trt, out=tmp_path, chunk=8, batch=2)
+    assert set(made.graphs) == {"ar_step", "vq_decode"}
     assert not [w for w in open_compiled(made.path).index["warnings"] if "nused" in w]
 
 

@@ -153,6 +153,10 @@ def _one(op: str, inputs: dict[str, list], outputs: list[str], **attributes) -> 
         [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    if op == "GroupNormalization":  # shape inference does not know it
+        model.graph.output[0].CopyFrom(
+            helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, next(iter(inputs.values())))
+        )
     return onnx.shape_inference.infer_shapes(model)
 
 
@@ -182,6 +186,13 @@ def test_what_has_no_decomposition_is_refused_by_node(model, words):
     (
         ("Attention", {"q": [2, 6, 3, 8], "k": [2, 2, 5, 8], "v": [2, 2, 5, 4]}, {"softcap": 2.0}),
         ("Attention", {"q": [1, 2, 3, 8], "k": [1, 2, 5, 8], "v": [1, 2, 5, 8], "m": [1, 1, 3, 5]}, {"scale": 0.3}),
+        ("Attention", {"q": [2, 3, 24], "k": [2, 5, 8], "v": [2, 5, 4]}, {"q_num_heads": 6, "kv_num_heads": 2}),
+        (
+            "Attention",
+            {"q": [2, 3, 8], "k": [2, 5, 8], "v": [2, 5, 8], "m": [2, 1, 3, 5]},
+            {"q_num_heads": 2, "kv_num_heads": 2},
+        ),
+        ("GroupNormalization", {"x": [2, 6, 3, 5], "s": [6], "b": [6]}, {"num_groups": 2, "epsilon": 1e-3}),
         ("RMSNormalization", {"x": [2, 3, 8], "w": [8]}, {"epsilon": 1e-3}),
         ("RotaryEmbedding", {"x": [2, 2, 3, 10], "c": [2, 3, 3], "s": [2, 3, 3]}, {"rotary_embedding_dim": 6}),
         ("Swish", {"x": [4, 5]}, {"alpha": 1.7}),

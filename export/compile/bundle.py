@@ -27,6 +27,7 @@ def compile_bundle(
     context: int | None = None,
     chunk: int = 256,
     tree: Sequence[int] | None = None,
+    batch: int = 1,
     dims: Mapping[str, Range] | None = None,
 ) -> CompileResult:
     """Compile ``bundle`` for ``target``: ``cpu``, ``tensorrt`` (on the machine with the GPU) or ``tensorrt-rtx`` (anywhere).
@@ -34,15 +35,24 @@ def compile_bundle(
     ``sm``: compute capabilities of a tensorrt-rtx engine. ``trt``: the TensorRT version to write graphs for, e.g. ``10.3``;
     default: the installed one. ``plan``: write to this folder what a build on another machine needs, instead of building.
     ``out``: where results go, default the bundle's own ``compiled`` folder. ``plugins``: our TensorRT plugin library; without it
-    operators run by their bodies. ``context``, ``chunk``, ``tree``, ``dims``: see `Ranges`.
+    operators run by their bodies. ``context``, ``chunk``, ``tree``, ``batch``, ``dims``: see `Ranges`.
 
     Raises RequestError, BundleError, MissingDependencyError (no device, no TensorRT).
     """
     if target not in TARGETS:
         raise RequestError(found_wanted("target", repr(target), f"one of {', '.join(TARGETS)}", "correct --target"))
-    source = open_bundle(bundle)
+    source = open_bundle(bundle, networks=True)
     root = Path(out) if out is not None else source.path / "compiled" / target
     if target == "cpu":
+        if source.is_network or "image_codes" in source.manifest:
+            raise RequestError(
+                found_wanted(
+                    f"method of {source.path}",
+                    repr(source.manifest["method"]["id"]),
+                    "one that decodes text, for --target cpu",
+                    "run the bundle as it is; ONNX Runtime optimises it when it is opened",
+                )
+            )
         for name, given in (
             ("sm", sm),
             ("trt", trt),
@@ -56,14 +66,14 @@ def compile_bundle(
         from .cpu import compile_cpu
 
         return compile_cpu(source, root)
-    longest = int(source.manifest["model"]["max_positions"])
+    longest = int(source.manifest["model"].get("max_positions", _DEFAULT_CONTEXT))
     capacity = min(longest, _DEFAULT_CONTEXT) if context is None else context
     if capacity > longest:
         raise RequestError(
             found_wanted("context", capacity, f"at most {longest}", "choose a length the model was trained for")
         )
     buckets = tuple(tree) if tree is not None else default_tree(source.manifest["method"]["procedure"], capacity)
-    ranges = Ranges(capacity, min(chunk, capacity), buckets, extra=dims).checked()
+    ranges = Ranges(capacity, min(chunk, capacity), buckets, batch, dims, source.is_network).checked()
     if target == "tensorrt-rtx":
         if plan is not None:
             raise RequestError(

@@ -50,7 +50,8 @@ def write_plan(
     for name, graph in bundle.manifest["graphs"].items():
         model = onnx.load(str(bundle.graph(name)), load_external_data=False)
         steps = profiles(name, graph, ranges)
-        model = pin(model, {"B": ranges.batch, "C": ranges.capacity})
+        if not ranges.single_pass:
+            model = pin(model, {"B": ranges.batch, "C": ranges.capacity})
         used = {n.op_type for n in model.graph.node}
         lowered = lower(model, trt, plugins=[p for p in plugin_operators if p in used])
         (folder / f"{name}.onnx").write_bytes(lowered.SerializeToString(deterministic=True))

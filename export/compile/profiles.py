@@ -15,6 +15,10 @@ TREE_BUCKETS = (8, 16, 32, 64)
 PINNED = ("B", "C")
 """Symbols that become numbers in the graph (`farthing.export.lower.pin`), and are no part of a profile."""
 
+IMAGES = ("B", "N", "n", "batch", "batch_size")
+LENGTHS = ("S", "sequence", "sequence_length", "seq_len", "length")
+"""Names that exporters give to the number of inputs, and of tokens, of a network that is run once."""
+
 Range = tuple[int, int, int]
 """Smallest, most usual and largest size of a dimension."""
 
@@ -22,7 +26,8 @@ Range = tuple[int, int, int]
 @dataclass(frozen=True)
 class Ranges:
     """What the profiles are made from. ``capacity``: cache slots; ``chunk``: most rows of a prefill pass; ``tree``: buckets of
-    verification rows, rising; ``batch``: sequences. ``extra``: ranges of symbols that only some methods have.
+    verification rows, rising; ``batch``: sequences. ``extra``: ranges of symbols that only some methods have. ``single_pass``: of a
+    network that is run once per input, with texts of up to ``capacity`` tokens or up to ``batch`` images.
     """
 
     capacity: int = 2048
@@ -30,6 +35,7 @@ class Ranges:
     tree: tuple[int, ...] = ()
     batch: int = 1
     extra: Mapping[str, Range] | None = None
+    single_pass: bool = False
 
     def checked(self) -> Ranges:
         """Itself. Raises RequestError for values that make no profile."""
@@ -57,6 +63,11 @@ class Ranges:
 
     def steps(self) -> dict[str, dict[str, Range]]:
         """Name of the profile -> range of each symbol."""
+        if self.single_pass:
+            sizes = dict.fromkeys(IMAGES, (1, self.batch, self.batch)) | dict.fromkeys(
+                LENGTHS, (1, self.chunk, self.capacity)
+            )
+            return {"run": {**sizes, **(self.extra or {})}}
         common: dict[str, Range] = {
             "B": (self.batch,) * 3,
             "C": (self.capacity,) * 3,
@@ -88,7 +99,7 @@ def profiles(name: str, graph: Mapping[str, Any], ranges: Ranges) -> list[dict[s
             sizes["R"] = (1, *sizes["R"][1:])
         shapes = {}
         for tensor in graph["inputs"]:
-            if any(isinstance(d, str) and d not in PINNED for d in tensor["shape"]):
+            if any(isinstance(d, str) and (ranges.single_pass or d not in PINNED) for d in tensor["shape"]):
                 dims = [_size(name, tensor["name"], d, sizes) for d in tensor["shape"]]
                 shapes[tensor["name"]] = [[d[i] for d in dims] for i in range(3)]
         if all(shapes != p["shapes"] for p in made):
@@ -98,7 +109,7 @@ def profiles(name: str, graph: Mapping[str, Any], ranges: Ranges) -> list[dict[s
 
 def default_tree(procedure: str, capacity: int) -> tuple[int, ...]:
     """Buckets for the decode procedure of a manifest: none where every pass after the prompt has one row."""
-    return () if procedure == "autoregressive" else tuple(t for t in TREE_BUCKETS if t <= capacity)
+    return () if procedure != "speculative" else tuple(t for t in TREE_BUCKETS if t <= capacity)
 
 
 def parse_dims(options: Sequence[str]) -> dict[str, Range]:

@@ -12,6 +12,9 @@ from ...errors import RequestError, found_wanted
 MODERN = ("Attention", "RMSNormalization", "RotaryEmbedding", "Swish", "TensorScatter")
 """Operators of opset 23 and 24 in our bodies that the parser of TensorRT 10.14 and earlier does not have."""
 
+OLDER = (*MODERN, "CastLike", "GroupNormalization")
+"""What is decomposed for those: GroupNormalization had its scale by group, not by channel, until opset 21."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -43,8 +46,8 @@ class Generation:
 
 GENERATIONS = (
     # Opset 20 and IR 10 are what the ONNX of that time (1.16) knew; graphs with int4 blocks need 21, which it also knew.
-    Generation((10, 0), 20, 10, (*MODERN, "CastLike"), True),
-    Generation((10, 10), 20, 10, (*MODERN, "CastLike"), False),
+    Generation((10, 0), 20, 10, OLDER, True),
+    Generation((10, 10), 20, 10, OLDER, False),
     Generation((10, 15), 24, 11, (), False),
 )
 

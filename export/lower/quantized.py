@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import BundleError, found_wanted
 
@@ -11,18 +11,22 @@ _UNSIGNED = (TensorProto.UINT4, TensorProto.UINT8)
 
 
 def check_quantization(graph: onnx.GraphProto) -> None:
-    """Raises BundleError for a DequantizeLinear with zero points, or with a last block that is not whole."""
+    """Raises BundleError for a DequantizeLinear with zero points other than 0, or with a last block that is not whole."""
     tensors = {t.name: t for t in graph.initializer}
     for node in graph.node:
         if node.op_type != "DequantizeLinear":
             continue
         codes = tensors.get(node.input[0])
-        if (len(node.input) > 2 and node.input[2]) or (codes is not None and codes.data_type in _UNSIGNED):
+        zero = tensors.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        unsigned = any(t is not None and t.data_type in _UNSIGNED for t in (codes, zero))
+        # Int8 activations say their type by a zero point of 0, which TensorRT reads.
+        shifted = len(node.input) > 2 and node.input[2] and (zero is None or numpy_helper.to_array(zero).any())
+        if unsigned or shifted:
             raise BundleError(
                 found_wanted(
                     f"zero point of DequantizeLinear node {node.name}",
                     "given",
-                    "absent: TensorRT takes signed weights only",
+                    "absent or 0: TensorRT takes signed codes only",
                     "farthing quantize --symmetric",
                 )
             )

@@ -103,7 +103,8 @@ def tensor_scatter(node: onnx.NodeProto, e: Emitter) -> None:
 
 
 def attention(node: onnx.NodeProto, e: Emitter) -> None:
-    """softmax(scale * q k^T + mask) v for q [B,H,S,dh], k and v [B,Hkv,C,dh], mask [B or 1,1,S,C].
+    """softmax(scale * q k^T + mask) v for q [B,H,S,dh], k and v [B,Hkv,C,dh], mask [B or 1,1,S,C]; or with heads side by side in
+    the features, [B,S,H*dh].
 
     Grouped heads (Ainslie et al. 2023) are folded into the rows, [B,Hkv,(H/Hkv)*S,dh]: a reshape, where repeating k and v would
     copy the cache. The mask is repeated instead, once for all layers.
@@ -115,9 +116,17 @@ def attention(node: onnx.NodeProto, e: Emitter) -> None:
     if found.get("is_causal", 0):
         raise _refuse(node, "is_causal", 1, "0 and an explicit mask")
     q, k, v = node.input[:3]
-    if len(e.dims(q)) != 4 or len(e.dims(k)) != 4:
-        raise _refuse(node, "rank of the input", len(e.dims(q)), 4)
-    dtype, heads, kv_heads, dim = e.dtype(q), e.size(q, 1), e.size(k, 1), e.size(q, 3)
+    rank = len(e.dims(q))
+    if rank not in (3, 4) or any(len(e.dims(x)) != rank for x in (k, v)):
+        raise _refuse(node, "rank of the input", rank, "3 or 4, of all three")
+    dtype, wide = e.dtype(q), rank == 3
+    if wide:
+        heads, kv_heads = int(found["q_num_heads"]), int(found["kv_num_heads"])  # type: ignore[call-overload]
+        dim, value_dim = e.size(q, 2) // heads, e.size(v, 2) // kv_heads
+        q = _heads_apart(e, q, heads, dim)
+        k, v = _heads_apart(e, k, kv_heads, dim), _heads_apart(e, v, kv_heads, value_dim)
+    else:
+        heads, kv_heads, dim, value_dim = e.size(q, 1), e.size(k, 1), e.size(q, 3), e.size(v, 3)
     group = heads // kv_heads
     scale = float(found.get("scale", 0.0)) or dim**-0.5  # type: ignore[arg-type]
     q = e.node("Mul", [q, e.real(scale, dtype)])
@@ -134,11 +143,17 @@ def attention(node: onnx.NodeProto, e: Emitter) -> None:
     weights = e.node("Softmax", [scores], axis=-1)
     if dtype != FLOAT:
         weights = e.node("Cast", [weights], to=dtype)
+    mixed = e.node("MatMul", [weights, v], None if wide or group > 1 else node.output[0])
     if group > 1:
-        mixed = e.node("MatMul", [weights, v])
-        e.node("Reshape", [mixed, e.ints(0, heads, -1, e.size(v, 3))], node.output[0])
-    else:
-        e.node("MatMul", [weights, v], node.output[0])
+        mixed = e.node("Reshape", [mixed, e.ints(0, heads, -1, value_dim)], None if wide else node.output[0])
+    if wide:
+        rows = e.node("Transpose", [mixed], perm=[0, 2, 1, 3])
+        e.node("Reshape", [rows, e.ints(0, 0, heads * value_dim)], node.output[0])
+
+
+def _heads_apart(e: Emitter, x: str, heads: int, dim: int) -> str:
+    """[B,S,heads*dim] -> [B,heads,S,dim]."""
+    return e.node("Transpose", [e.node("Reshape", [x, e.ints(0, 0, heads, dim)])], perm=[0, 2, 1, 3])
 
 
 def _masked(node: onnx.NodeProto, e: Emitter, scores: str, group: int) -> str:
@@ -154,6 +169,27 @@ def _masked(node: onnx.NodeProto, e: Emitter, scores: str, group: int) -> str:
     # The lowest finite value, not -inf: a row that sees nothing stays a number.
     dtype = e.dtype(node.input[0])
     return e.node("Where", [mask, scores, e.real(-65504.0 if dtype == TensorProto.FLOAT16 else -3.4e38, dtype)])
+
+
+def group_normalization(node: onnx.NodeProto, e: Emitter) -> None:
+    """(x - mean) / sqrt(variance + epsilon) over each group of channels of x [N,C,...], then * scale [C] + bias [C] (Wu and He 2018)."""
+    found = attributes_of(node)
+    x, scale, bias = node.input[:3]
+    # Types from the scale: shape inference knows none behind a GroupNormalization, so x of the next one has none.
+    groups, dtype = int(found["num_groups"]), e.dtype(scale)  # type: ignore[call-overload]
+    rows = e.node("Reshape", [x, e.ints(0, groups, -1)])
+    if dtype != FLOAT:
+        rows = e.node("Cast", [rows], to=FLOAT)
+    centred = e.node("Sub", [rows, e.node("ReduceMean", [rows, e.ints(2)], keepdims=1)])
+    variance = e.node("ReduceMean", [e.node("Mul", [centred, centred]), e.ints(2)], keepdims=1)
+    epsilon = e.real(float(found.get("epsilon", 1e-5)), FLOAT)  # type: ignore[arg-type]
+    normed = e.node("Div", [centred, e.node("Sqrt", [e.node("Add", [variance, epsilon])])])
+    if dtype != FLOAT:
+        normed = e.node("Cast", [normed], to=dtype)
+    channels = e.node("Reshape", [normed, e.ints(0, e.size(scale, 0), -1)])
+    scale, bias = (e.node("Unsqueeze", [v, e.ints(1)]) for v in (scale, bias))
+    shifted = e.node("Add", [e.node("Mul", [channels, scale]), bias])
+    e.node("Reshape", [shifted, e.node("Shape", [x])], node.output[0])
 
 
 def swish(node: onnx.NodeProto, e: Emitter) -> None:
@@ -176,6 +212,7 @@ def cast_like(node: onnx.NodeProto, e: Emitter) -> None:
 RULES: dict[str, Rule] = {
     "Attention": attention,
     "CastLike": cast_like,
+    "GroupNormalization": group_normalization,
     "RMSNormalization": rms_normalization,
     "RotaryEmbedding": rotary_embedding,
     "Swish": swish,
