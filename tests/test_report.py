@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -97,17 +98,39 @@ def test_names_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "script" not in reader.tags and "img" not in reader.tags
 
 
+FRAME = """<!doctype html><body style="margin:0"><iframe width="{width}" height="2600" style="border:0" srcdoc="{page}"
+ onload="document.body.dataset.needs = this.contentDocument.documentElement.scrollWidth"></iframe>"""
+"""The page at any width; a browser's own window has a least one. ``needs``: pixels that it takes without scrolling sideways."""
+
+
+def browse(folder: Path, page: str, width: int, *options: str) -> str:
+    """What chromium prints of ``page`` in a frame of ``width`` pixels."""
+    (folder / "frame.html").write_text(FRAME.format(width=width, page=html.escape(page)), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2600", *options]
+    done = subprocess.run(
+        [*command, f"file://{folder}/frame.html"], check=True, capture_output=True, text=True, timeout=120
+    )
+    return done.stdout
+
+
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+
+
 @needs_native
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_draws_it(made: str, tmp_path: Path) -> None:
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1100])
+def test_it_fits_a_phone_and_a_desk(made: str, tmp_path: Path, width: int) -> None:
+    found = re.search(r'data-needs="(\d+)"', browse(tmp_path, made, width, "--dump-dom"))
+    assert found is not None and int(found[1]) <= width
+
+
+@needs_native
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1100])
+def test_a_browser_draws_it(made: str, tmp_path: Path, width: int) -> None:
     """A screenshot that is neither blank nor of an error page: it has the charts' colours."""
-    (tmp_path / "page.html").write_text(made, encoding="utf-8")
     shot = tmp_path / "page.png"
-    subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,2600", f"--screenshot={shot}",
-         f"file://{tmp_path}/page.html"],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+    browse(tmp_path, made, width, f"--screenshot={shot}")
     image = pytest.importorskip("PIL.Image")
     pixels = np.asarray(image.open(shot).convert("RGB")).reshape(-1, 3)
     colours, counts = np.unique(pixels // 16, axis=0, return_counts=True)
