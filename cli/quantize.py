@@ -10,7 +10,7 @@ import click
 from ..errors import RequestError, found_wanted
 
 if TYPE_CHECKING:
-    from ..calibration.quantize import QuantizeResult
+    from ..calibration.quantize import Options, QuantizeResult
     from ..calibration.static import StaticOptions
 
 HELP = """Store the weights of a bundle in 4 or 8 bits, and measure what that costs.
@@ -26,6 +26,7 @@ Examples:
   farthing quantize smollm2 --out smollm2-int8 --weights int8 --embedding int8
   farthing quantize smollm2 --out small --embedding int8 --text my-domain.txt
   farthing quantize smollm2 --out for-tensorrt --symmetric
+  farthing quantize smollm2 --out for-thor --weights nvfp4
   farthing quantize smollm2 --out better --rounding gptq --calibration my-domain.txt
   farthing quantize minilm --out minilm-int8 --text my-domain.txt
   farthing quantize efficientnet --out efficientnet-int8 --images my-pictures
@@ -52,7 +53,12 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
 @click.command("quantize", help=HELP, short_help="Store the weights of a bundle in 4 or 8 bits.")
 @click.argument("bundle", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder to make; must not exist.")
-@click.option("--weights", default="int4", show_default=True, help="int4 or int8: matrices of the layers.")
+@click.option(
+    "--weights",
+    default="int4",
+    show_default=True,
+    help="Matrices of the layers: int4 or int8; fp8 or nvfp4 for TensorRT.",
+)
 @click.option("--block", default=32, show_default=True, help="Inputs that share a scale: 16, 32, 64, 128 or 256.")
 @click.option(
     "--embedding", default="float16", show_default=True, help="float32, float16, int8, or same as the source."
@@ -132,8 +138,7 @@ def quantize_command(
 def _report(result: QuantizeResult) -> str:
     o, loss = result.options, result.loss
     lines = [
-        f"{result.path}: {o.weights} in blocks of {o.block} ({'symmetric' if o.is_symmetric(int(o.weights[3:])) else 'with zero points'}), "
-        f"head {o.head}, embedding {o.embedding}, rounding {o.rounding}, {result.seconds:.1f} s",
+        f"{result.path}: {o.weights} {_blocks(o)}, head {o.head}, embedding {o.embedding}, rounding {o.rounding}, {result.seconds:.1f} s",
         "",
         f"{'':<18}{'source':>12}{'quantised':>12}",
         f"{'graph, MB':<18}{result.source_bytes / 1e6:>12.1f}{result.bytes / 1e6:>12.1f}",
@@ -152,6 +157,15 @@ def _report(result: QuantizeResult) -> str:
             f"on {text['tokens']} tokens of {text['name']} (sha256 {text['sha256'][:12]})",
         ]
     )
+
+
+def _blocks(options: Options) -> str:
+    if options.weights == "fp8":
+        return "with a scale for each output"
+    if options.weights == "nvfp4":
+        return "in blocks of 16"
+    symmetric = options.is_symmetric(int(options.weights[3:]))
+    return f"in blocks of {options.block} ({'symmetric' if symmetric else 'with zero points'})"
 
 
 def _quantize_network(

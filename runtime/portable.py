@@ -21,6 +21,7 @@ from .memory import memory_of
 from .plain_feeds import plain_feeds
 from .sampling import Sampling, choose
 from .state import load_state, save_state
+from .weight_formats import check_onnxruntime_computes
 
 CHUNK = 256
 """Rows of a prefill pass: scratch memory follows it, and beyond a few hundred rows matrix products gain nothing."""
@@ -46,6 +47,7 @@ class PortableEngine:
         configure: Callable[[Any], None] = lambda options: None,
     ) -> None:
         """``configure`` may change the onnxruntime.SessionOptions, e.g. register kernels."""
+        check_onnxruntime_computes(bundle)
         self._bundle = bundle
         self._session = _open(bundle, threads, configure)
         self._capacity = context

@@ -26,6 +26,7 @@ from .stepper import Stepper
 from .tensors import MTP_DRAFT_CHAIN
 from .verify_drafts import draft_failure
 from .verify_judge import judge_failure
+from .weight_formats import check_onnxruntime_computes
 
 TOLERANCE = 2e-4
 """Largest allowed difference of a logit, times the largest logit where that exceeds 1: machines differ in the order of sums only.
@@ -214,10 +215,11 @@ def verify_vectors(
     """Replay the vectors on every engine there is: the results, and a sentence for each engine that was skipped.
 
     ``tolerance`` overrides TOLERANCE. A result that differs is returned, not raised; raises BundleError where the
-    bundle cannot be run at all, RequestError for a tolerance that is no positive number.
+    bundle cannot be run at all, RequestError for a tolerance that is no positive number and for weights that ONNX Runtime cannot use.
     """
     tolerance = TOLERANCE if tolerance is None else tolerance
     check_tolerance(tolerance)
+    check_onnxruntime_computes(bundle)
     cases = read_cases(bundle)
     engines, skipped = ["bodies"], []
     if library_path() is None:

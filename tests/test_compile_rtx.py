@@ -79,6 +79,14 @@ def test_every_graph_of_every_bundle_builds(bundle, tmp_path, family, storage):
     assert not [w for w in compiled.index["warnings"] if "Int64 binding" not in w]
 
 
+@pytest.mark.parametrize(
+    ("storage", "sm", "trt"), (("fp8", [89, 120], None), ("fp8", [89], "10.3"), ("nvfp4", [120], None))
+)
+def test_small_floats_build_where_the_device_has_them(bundle, tmp_path, storage, sm, trt):
+    made = compile_bundle(bundle("llama", storage), "tensorrt-rtx", sm=sm, trt=trt, out=tmp_path, **SMALL)
+    assert made.graphs["decoder"]["bytes"] > 100_000
+
+
 @pytest.mark.parametrize(("family", "storage"), (("qwen3", "float32"), ("llama", "int4")))
 def test_graphs_for_jetpack_6_build_as_well(bundle, tmp_path, family, storage):
     result = compile_bundle(bundle(family, storage), "tensorrt-rtx", sm=[89], trt="10.3", out=tmp_path, **SMALL)

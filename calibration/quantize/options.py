@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from ...errors import RequestError, found_wanted
 
 BITS = {"int4": 4, "int8": 8}
-"""Weight types of a Linear with their width."""
+"""Integer weight types of a Linear with their width."""
+
+SMALL_FLOATS = ("fp8", "nvfp4")
+"""Weight types for TensorRT on devices that compute with them (`farthing.calibration.quantize.small_floats`)."""
 
 EMBEDDINGS = ("float32", "float16", "int8", "same")
 HEADS = ("int4", "int8", "float16", "float32")
@@ -24,7 +27,7 @@ LARGEST_BLOCK = 256
 class Options:
     """How a bundle is quantised.
 
-    ``weights`` int4 or int8 for all matrices of the layers; ``head`` for the output matrix; ``embedding`` for the table of token
+    ``weights`` int4, int8, fp8 or nvfp4 for all matrices of the layers; ``head`` for the output matrix; ``embedding`` for the table of token
     vectors (``same``: as in the source); ``block`` inputs share a scale. ``symmetric`` False gives every block a zero point, True
     gives none; None, the default, gives one to 4-bit blocks only: that is where it pays (docs/quantize.md has the figures). ``rounding``: ``nearest``, or ``gptq`` for
     matrices of the layers, by what their inputs are like on a text (`farthing.calibration.quantize.gptq`).
@@ -39,10 +42,14 @@ class Options:
 
     def checked(self, source_embedding: str) -> Options:
         """These options with every field known and ``same`` resolved. Raises RequestError."""
-        _one_of("--weights", self.weights, tuple(BITS))
+        _one_of("--weights", self.weights, (*BITS, *SMALL_FLOATS))
         _one_of("--embedding", self.embedding, EMBEDDINGS)
         _one_of("--head", self.head, HEADS)
         _one_of("--rounding", self.rounding, ROUNDINGS)
+        if self.weights in SMALL_FLOATS and self.rounding != "nearest":
+            raise RequestError(
+                found_wanted("--rounding", repr(self.rounding), f"nearest for {self.weights}", "leave it out")
+            )
         block = self.block
         if block & (block - 1) or not SMALLEST_BLOCK <= block <= LARGEST_BLOCK:
             raise RequestError(

@@ -1,6 +1,7 @@
 """Rewriting a decoder graph: every Linear becomes a QuantizedLinear, the embedding a smaller table.
 
-Its body is DequantizeLinear + MatMul, which ONNX Runtime fuses into its MatMulNBits kernel, TensorRT reads, and anything else computes
+Weights in small floats become DequantizeLinear + MatMul outright: TensorRT computes with them, our kernels do not.
+The body of a QuantizedLinear is DequantizeLinear + MatMul, which ONNX Runtime fuses into its MatMulNBits kernel, TensorRT reads, and anything else computes
 as it stands. The weight turns from [outputs, inputs] to [inputs, outputs], since MatMul wants it so and the fusion demands a
 constant with blocks along axis 0.
 """
@@ -24,7 +25,8 @@ from ...runtime import tensors as names
 from .blocks import pack_nibbles, round_blocks
 from .gptq import round_gptq
 from .moments import InputMoments
-from .options import BITS, Options
+from .options import BITS, SMALL_FLOATS, Options
+from .small_floats import FP4_BLOCK, round_fp8, round_nvfp4
 from .tensors import FLOATS, SourceTensors, TargetTensors
 
 _CODES = {
@@ -58,9 +60,12 @@ def rewrite_decoder(
     options: Options,
     *,
     moments: InputMoments | None = None,
+    stand_in: bool = False,
     progress: Progress = no_progress,
 ) -> Rewritten:
     """Quantise the graph in file ``source`` into ``folder`` under the same file name. ``moments`` of its inputs: for rounding by GPTQ.
+
+    ``stand_in``: write nvfp4 weights as the float32 numbers they stand for, since ONNX Runtime has no 4-bit floats.
 
     One tensor is in memory at a time. Same input and options, same bytes. Raises BundleError for weights that are not finite and
     for graphs that are quantised already or not made by the exporter.
@@ -68,6 +73,7 @@ def rewrite_decoder(
     model = onnx.load(str(source), load_external_data=False)
     with ExternalData(folder / f"{source.name}.data") as data:
         rewriter = _Rewriter(source, model, TargetTensors(data), options, moments, progress)
+        rewriter.stand_in = stand_in
         rewriter.run()
         path = folder / source.name
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -85,6 +91,7 @@ class _Rewriter:
         progress: Progress,
     ) -> None:
         self._moments = moments
+        self.stand_in = False
         self.path, self.model, self.target, self.options = path, model, target, options
         self.source = SourceTensors(path, model)
         self.nodes: list[onnx.NodeProto] = []
@@ -136,11 +143,15 @@ class _Rewriter:
             self._copy(copy)
             self.kept += 1
             return
-        codes = self._quantized("head.weight" if is_head else weight, weight, BITS[kind], None if is_head else x)
         product = y + "_product" if bias else y
-        self._node("QuantizedLinear", [x, *codes], [product], domain=DOMAIN, block_size=self.options.block)
-        if len(codes) == len(_CODED):
-            self.nodes[-1].overload = _SYMMETRIC
+        if kind in SMALL_FLOATS:
+            dense = self._fp8(weight) if kind == "fp8" else self._nvfp4(weight)
+            self._node("MatMul", [x, dense], [product])
+        else:
+            codes = self._quantized("head.weight" if is_head else weight, weight, BITS[kind], None if is_head else x)
+            self._node("QuantizedLinear", [x, *codes], [product], domain=DOMAIN, block_size=self.options.block)
+            if len(codes) == len(_CODED):
+                self.nodes[-1].overload = _SYMMETRIC
         if bias:
             self._copy(helper.make_node("Add", [y + "_product", *bias], [y], name=f"{y}/Add"))
         self.quantized += 1
@@ -169,6 +180,47 @@ class _Rewriter:
             add(parts[2], blocks.zeros)
         self._advance(blocks.codes.size)
         return parts
+
+    def _fp8(self, weight: str) -> str:
+        """Name of the value [K,N] that the weight becomes, and nodes that make it of E4M3."""
+        if weight + ".codes" not in self.target:
+            rounded = round_fp8(self._matrix(weight))
+            turned = np.ascontiguousarray(rounded.codes.T).view(np.uint8)
+            codes = self.target.add(weight + ".codes", TensorProto.FLOAT8E4M3FN, turned.shape, turned)
+            scales = self.target.add(weight + ".scales", TensorProto.FLOAT, rounded.scales.shape, rounded.scales)
+            self._node("DequantizeLinear", [codes, scales], [weight], axis=1)
+            self._advance(turned.size)
+        return weight
+
+    def _nvfp4(self, weight: str) -> str:
+        """The same, of blocks of E2M1: their scales are themselves dequantised, by one number for the matrix."""
+        if weight + ".codes" in self.target or weight in self.target:
+            return weight
+        matrix = self._matrix(weight)
+        if matrix.shape[1] % FP4_BLOCK:
+            raise BundleError(
+                found_wanted(
+                    f"inputs of tensor {weight} of {self.path}",
+                    matrix.shape[1],
+                    f"a multiple of {FP4_BLOCK} for nvfp4",
+                    "choose fp8 or int4",
+                )
+            )
+        rounded = round_nvfp4(matrix)
+        if self.stand_in:
+            dense = np.ascontiguousarray(rounded.dense().T)
+            self.target.add(weight, TensorProto.FLOAT, dense.shape, dense)
+            return weight
+        turned = np.ascontiguousarray(rounded.codes.T)
+        packed = pack_nibbles(turned.view(np.uint8))
+        codes = self.target.add(weight + ".codes", TensorProto.FLOAT4E2M1, turned.shape, packed)
+        scales = np.ascontiguousarray(rounded.scales.T).view(np.uint8)
+        self.target.add(weight + ".scales", TensorProto.FLOAT8E4M3FN, scales.shape, scales)
+        self.target.add(weight + ".whole", TensorProto.FLOAT, (), np.asarray(rounded.whole, np.float32))
+        self._node("DequantizeLinear", [weight + ".scales", weight + ".whole"], [weight + ".steps"])
+        self._node("DequantizeLinear", [codes, weight + ".steps"], [weight], axis=0, block_size=FP4_BLOCK)
+        self._advance(turned.size)
+        return weight
 
     def _embedding(self, node: onnx.NodeProto) -> None:
         table, ids = node.input

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from ...runtime.plain_feeds import plain_feeds
 from ...runtime.tensors import DECODER
 from ..quality import compare, read_text
 from .moments import InputMoments, calibration_text
-from .options import BITS, Options
+from .options import BITS, SMALL_FLOATS, Options
 from .rewrite import Rewritten, rewrite_decoder
+from .small_floats import FP4_BLOCK
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,15 @@ def quantize(
         written = rewrite_decoder(source.graph(DECODER), graphs, options, moments=moments, progress=progress)
         _check_onnx(graphs / written.file)
         _copy_rest(source, writer.path)
-        _record_again(source, graphs / written.file, writer.path, progress)
         loss = None
-        if document:
-            loss = compare(source, source.graph(DECODER), graphs / written.file, document, progress=progress)
+        with tempfile.TemporaryDirectory(prefix=".stand-in.", dir=writer.path.parent) as folder:
+            runs = graphs / written.file
+            if options.weights == "nvfp4":
+                runs = Path(folder) / written.file
+                rewrite_decoder(source.graph(DECODER), Path(folder), options, stand_in=True, progress=progress)
+            _record_again(source, runs, writer.path, progress)
+            if document:
+                loss = compare(source, source.graph(DECODER), runs, document, progress=progress)
         progress("hashing", 0, 1)
         path = writer.commit(_manifest(source, written, options, moments, loss))
         progress("hashing", 1, 1)
@@ -159,8 +166,8 @@ def _manifest(
         "weights": options.weights,
         "embedding": options.embedding,
         "head": options.head,
-        "block": options.block,
-        "symmetric": options.is_symmetric(BITS[options.weights]),
+        "block": FP4_BLOCK if options.weights == "nvfp4" else options.block,
+        "symmetric": options.weights in SMALL_FLOATS or options.is_symmetric(BITS[options.weights]),
     }
     if moments:
         quantization["rounding"] = options.rounding

@@ -199,6 +199,11 @@ def run(folder: Path, out: Path) -> dict[str, Any]:
             "write the plan and build with one farthing"
         )
     sm = [device_sm()] if plan["needs_device"] else plan["compute_capabilities"]
+    if min(sm) < plan.get("least_sm", 0):
+        raise Refused(
+            f"compute capability is {min(sm)}, expected {plan['least_sm']} or later for these weights; quantize with --weights int4 or "
+            "int8 for this device (Jetson Orin is 87)"
+        )
     for relative, digest in plan["files"].items():
         if (found := _sha256(folder / relative)) != digest:
             raise Refused(f"sha256 of {folder / relative} is {found}, expected {digest}; carry the folder again")

@@ -16,6 +16,7 @@ from ...errors import BundleError, found_wanted
 from ...runtime.bundle import Bundle
 from ...runtime.bundle.compiled import identity
 from ...runtime.bundle.read import sha256_of
+from ...runtime.weight_formats import LEAST_SM
 from ..lower import lower, pin
 from .build_engine import FORMAT_VERSION
 from .profiles import Ranges, profiles
@@ -69,6 +70,7 @@ def write_plan(
         "module": MODULES[target],
         "trt": trt if needs_device else None,
         "needs_device": needs_device,
+        "least_sm": LEAST_SM.get(bundle.manifest["quantization"]["weights"], 0),
         "compute_capabilities": sorted(capabilities),
         "aliased_io": plugins is not None,
         "plugins": {"library": plugins.name, "abi": plugin_abi} if plugins is not None else None,

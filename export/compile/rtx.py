@@ -14,6 +14,7 @@ from pathlib import Path
 from ...errors import BundleError, MissingDependencyError, RequestError, found_wanted
 from ...runtime.bundle import Bundle
 from ...runtime.bundle.compiled import key_folder
+from ...runtime.weight_formats import LEAST_SM, check_capability
 from .plan import write_plan
 from .process import build_in_subprocess
 from .profiles import Ranges
@@ -35,8 +36,10 @@ def compile_rtx(
 
     Raises RequestError (capability), BundleError (a graph that TensorRT-RTX refuses), MissingDependencyError.
     """
-    capabilities = sorted(set(sm)) or list(DEFAULT)
+    weights = bundle.manifest["quantization"]["weights"]
+    capabilities = sorted(set(sm)) or [n for n in DEFAULT if n >= LEAST_SM.get(weights, 0)]
     for number in capabilities:
+        check_capability(weights, number, "--sm")
         if number not in CAPABILITIES:
             raise RequestError(
                 found_wanted(

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import BundleError, MissingDependencyError, RequestError, found_wanted
 from ...runtime.bundle import Bundle
 from ...runtime.bundle.compiled import key_folder
+from ...runtime.weight_formats import check_capability
 from . import build_engine
 from .plan import trtexec, write_plan
 from .process import build_in_subprocess
@@ -32,6 +33,7 @@ def compile_tensorrt(
         sm = build_engine.device_sm()
     except build_engine.Refused as error:
         raise MissingDependencyError(str(error)) from error
+    check_capability(bundle.manifest["quantization"]["weights"], sm, "compute capability of this device")
     version = installed_version()
     if trt is not None and not build_engine._same_generation(version, trt):
         raise RequestError(found_wanted("--trt", trt, f"{version}, as installed here", "leave it out, or use --plan"))

@@ -7,11 +7,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import BundleError, found_wanted
 
+_FLOAT4_OPSET = 23
 _UNSIGNED = (TensorProto.UINT4, TensorProto.UINT8)
 
 
-def check_quantization(graph: onnx.GraphProto) -> None:
-    """Raises BundleError for a DequantizeLinear with zero points other than 0, or with a last block that is not whole."""
+def check_quantization(graph: onnx.GraphProto, opset: int) -> None:
+    """``opset``: that of the lowered graph. Raises BundleError for a DequantizeLinear with zero points other than 0, or with a last block that is not whole."""
     tensors = {t.name: t for t in graph.initializer}
     for node in graph.node:
         if node.op_type != "DequantizeLinear":
@@ -28,6 +29,15 @@ def check_quantization(graph: onnx.GraphProto) -> None:
                     "given",
                     "absent or 0: TensorRT takes signed codes only",
                     "farthing quantize --symmetric",
+                )
+            )
+        if codes is not None and codes.data_type == TensorProto.FLOAT4E2M1 and opset < _FLOAT4_OPSET:
+            raise BundleError(
+                found_wanted(
+                    f"weights of DequantizeLinear node {node.name}",
+                    "4-bit floats",
+                    "another format for a TensorRT before 10.15",
+                    "compile for 10.15 or later; or quantize with --weights int4 --symmetric",
                 )
             )
         found = {a.name: helper.get_attribute_value(a) for a in node.attribute}

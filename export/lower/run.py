@@ -50,7 +50,7 @@ def _lowered(model: onnx.ModelProto, target: Generation, plugins: frozenset[str]
     chosen = [(f.domain, f.name) for f in model.functions if f.domain != DOMAIN or f.name not in plugins]
     model = inliner.inline_selected_functions(model, chosen, exclude=False)
     graph = model.graph
-    check_quantization(graph)
+    check_quantization(graph, target.opset)
     model.ClearField("functions")
     # Shape inference stops at a plugin node: say what comes out of it, as found with its body in place.
     present = {v.name for v in graph.value_info} | {v.name for v in graph.output}

@@ -232,6 +232,7 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
     bundle.vocab_size = count(manifest, file, "model.vocab_size");
     bundle.max_positions = count(manifest, file, "model.max_positions");
     manifest.contains("state") ? read_state(manifest, file, bundle) : read_cache(manifest, file, bundle);
+    bundle.weights = text(manifest, file, "quantization.weights");
     if (manifest.contains("judge")) read_judge(manifest, file, bundle);
     read_tokenizer(manifest, file, bundle);
 

@@ -30,6 +30,7 @@ struct Bundle {
   std::int64_t drafts = 0, row_latents = 0;
   std::filesystem::path draft_chain;
   std::optional<JudgeRule> judge;
+  std::string weights;  // format of the layers' matrices: float32, int4, nvfp4...
   std::optional<std::filesystem::path> tokenizer;
   std::vector<std::int32_t> eos_ids;
   std::optional<std::int32_t> bos_id;

@@ -397,6 +397,11 @@ std::unique_ptr<Backend> open_ort_backend(const Bundle& bundle, const OrtOptions
   if (options.chunk < 1 || options.chunk > 65536) {
     refuse(Status::request, "prefill chunk", std::to_string(options.chunk), "1 to 65536", "choose another number");
   }
+  if (bundle.weights == "nvfp4") {
+    refuse(Status::request, "weights of " + bundle.path.string(), "nvfp4, for which ONNX Runtime has no kernel",
+           "a format that it computes with",
+           "farthing compile --target tensorrt or tensorrt-rtx; or quantize with --weights fp8 or int4");
+  }
   load_onnxruntime(options.onnxruntime);
   try {
     Bundle used = bundle;
