@@ -44,8 +44,10 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
 
 
 def rotary_angles(positions: torch.Tensor, inv_freq: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin [B,S,half] of positions [B,S] int64."""
+    """cos, sin [B,S,half] of positions [B,S] int64; with M-RoPE of [3,B,S], inv_freq being `DecoderConfig.mrope_freq`."""
     angles = positions[..., None].float() * inv_freq
+    if inv_freq.ndim == 4:
+        angles = angles.sum(0)
     return angles.cos(), angles.sin()
 
 

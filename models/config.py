@@ -79,6 +79,8 @@ class DecoderConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    mrope_section: tuple[int, ...] = ()
+    """Rotated pairs that turn by time, row and column (M-RoPE, Qwen2-VL); empty = one position a row."""
 
     @property
     def q_width(self) -> int:
@@ -94,6 +96,14 @@ class DecoderConfig:
     def scale(self) -> float:
         """What multiplies the attention scores."""
         return self.head_dim**-0.5
+
+    def mrope_freq(self) -> np.ndarray:
+        """float32 [3,1,1,head_dim/2]: frequency of each pair in the row of the position it turns by, 0 in the others.
+
+        A sum over the three rows of position x frequency is then exact: two of the terms are 0.
+        """
+        which = np.repeat(np.arange(3), self.mrope_section)
+        return (self.rope.inv_freq(self.head_dim) * (which == np.arange(3)[:, None])).astype(np.float32)[:, None, None]
 
     @property
     def parameters(self) -> int:

@@ -49,7 +49,8 @@ class Decoder:
         self._weights = weights
         self._storage = storage
         self._names = expected_tensors(self.config)
-        self._inv_freq = torch.from_numpy(self.config.rope.inv_freq(self.config.head_dim))
+        c = self.config
+        self.inv_freq = torch.from_numpy(c.mrope_freq() if c.mrope_section else c.rope.inv_freq(c.head_dim))
         self._layers = None if lazy else [self._layer(i) for i in range(self.config.layers)]
         self._kept = {} if lazy else {n: self._tensor(n) for n in ("embed.weight", "norm.weight", self._head_name)}
 
@@ -67,25 +68,36 @@ class Decoder:
         positions: torch.Tensor | None = None,
         logit_rows: torch.Tensor | None = None,
         visible: torch.Tensor | None = None,
+        embeds: torch.Tensor | None = None,
     ) -> Output:
         """One pass over input_ids [B,S] int64 with past_len [B] filled slots; writes the new rows into ``cache``.
 
-        ``positions`` [B,S] defaults to past_len + 0..S-1, ``logit_rows`` [B,R] to all rows; logits are [B,R,V]. ``visible`` int64
-        [B,S,W] is CachedAttention's, None for causal.
+        ``positions`` [B,S] defaults to past_len + 0..S-1, with M-RoPE [3,B,S]; ``logit_rows`` [B,R] defaults to all rows; logits are [B,R,V].
+        ``visible`` int64 [B,S,W] is CachedAttention's, None for causal. ``embeds`` float32 [B,S,D] stand in place of the embedding.
         """
         if positions is None:
             positions = past_len[:, None] + torch.arange(input_ids.shape[1])
-        cos, sin = rotary_angles(positions, self._inv_freq)
-        hidden = [self._embed(input_ids)]
+            positions = positions.expand(3, *positions.shape) if self.config.mrope_section else positions
+        cos, sin = rotary_angles(positions, self.inv_freq)
+        hidden = [self.embed(input_ids) if embeds is None else embeds]
         for i in range(self.config.layers):
-            layer = self._layers[i] if self._layers else self._layer(i)
+            layer = self.layer(i)
             hidden.append(layer(hidden[-1], cos, sin, cache, past_len, visible, self._adapter(i)))
-        rows = rms_norm(hidden[-1], self._get("norm.weight"), self.config.norm_epsilon)
+        rows = hidden[-1]
         if logit_rows is not None:
             rows = torch.gather(rows, 1, logit_rows[..., None].expand(-1, -1, rows.shape[-1]))
-        return Output(linear(rows, self._get(self._head_name)), hidden)
+        return Output(self.logits_of(rows), hidden)
 
-    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def layer(self, index: int) -> DecoderLayer:
+        """Layer ``index``, read now if the model is lazy."""
+        return self._layers[index] if self._layers else self._layer(index)
+
+    def logits_of(self, stream: torch.Tensor) -> torch.Tensor:
+        """Logits [...,V] of the stream [...,D] behind the last layer."""
+        return linear(rms_norm(stream, self._get("norm.weight"), self.config.norm_epsilon), self._get(self._head_name))
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the embedding, float32 [B,S,D]."""
         return self._get("embed.weight")[input_ids].float()
 
     def _adapter(self, layer: int) -> Adapt:

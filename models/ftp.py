@@ -135,7 +135,7 @@ class FtpDecoder(Decoder):
         normed = rms_norm(out.hidden[-1], self._get("norm.weight"), self.config.norm_epsilon)
         h = torch.gather(normed, 1, rows[..., None].expand(-1, -1, normed.shape[-1]))
         tokens = torch.gather(input_ids, 1, rows)
-        flat = self.head(self._embed(tokens).flatten(0, 1)[:, None], self.head.memory(h).flatten(0, 1))
+        flat = self.head(self.embed(tokens).flatten(0, 1)[:, None], self.head.memory(h).flatten(0, 1))
         logits = flat[:, 0] @ self._get(self._head_name).float().T
         return Output(logits.view(*rows.shape, -1), out.hidden)
 
@@ -144,7 +144,7 @@ class FtpDecoder(Decoder):
         """(ids, probabilities) of the N - 1 tokens behind ``first``, greedily, from the row ``token`` with the normed vector h [D]."""
         memory, ids, chances = self.head.memory(h)[None], [token, first], []
         while len(ids) <= self.head.config.horizon:
-            rows = self.head(self._embed(torch.tensor([ids])), memory)
+            rows = self.head(self.embed(torch.tensor([ids])), memory)
             p = (rows[0, -1] @ self._get(self._head_name).float().T).softmax(-1)
             ids.append(int(p.argmax()))
             chances.append(float(p.max()))

@@ -236,8 +236,8 @@ class MtpDecoder(Decoder):
             chances.append(chance)
         return torch.stack(tokens, 1), torch.stack(chances, 1)
 
-    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        base = super()._embed(input_ids.clamp(max=self.config.vocab_size - 1))
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        base = super().embed(input_ids.clamp(max=self.config.vocab_size - 1))
         which = (input_ids - self.config.vocab_size).clamp(min=0)
         masks = self.adapter.tensors[MASKS][which].float()
         return torch.where((input_ids >= self.config.vocab_size)[..., None], masks, base)

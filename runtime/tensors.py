@@ -11,7 +11,7 @@ INPUT_IDS = "input_ids"
 """int64 [B,S]: token ids of this pass."""
 
 POSITIONS = "positions"
-"""int64 [B,S]: rotary position of each row. Not the cache slot: pruned or drafted rows keep their own."""
+"""int64 [B,S], or [3,B,S] (time, row, column) with M-RoPE: rotary position of each row. Not the cache slot: pruned or drafted rows keep their own."""
 
 PAST_LEN = "past_len"
 """int64 [B]: filled cache slots; row i is written to slot past_len + i."""
@@ -83,6 +83,51 @@ FTP_STEP = "ftp_step"
 
 FTP_DRAFT_CHAIN = "ftp_draft_chain"
 """Name of the graph of its drafts, and stem of its file."""
+
+VISUAL_EMBEDS = "visual_embeds"
+"""float32 [B,N,D]: rows of an image as the language model reads them; out of `project`, into `visual_step`."""
+
+KEPT = "kept"
+"""int64 [B,K]: which of an image's rows a pruning graph kept, ascending."""
+
+LATE_LEN = "late_len"
+"""int64 [B]: filled cache slots of the layers behind a pruning inside the decoder, which hold fewer than past_len."""
+
+PIXELS = "pixels"
+"""uint8 [T,H,W,3]: views of an image, resized and cut, not normalised: the graph does that."""
+
+FEATURES = "features"
+"""float32 [T,N,dv]: what the vision tower says of each view, before the projector."""
+
+CLS_SCORE = "cls_score"
+"""float32 [T,N]: how much the class token of a view's last layer attends to each of its tokens, before the softmax."""
+
+ORDER = "order"
+"""int64 [L]: row of the flattened [T*N] features for each row of the sequence; T*N is the line break. Only where an image has several views."""
+
+GROUP = "group"
+"""int64 [1,L]: view of each row of the sequence; -2 for line breaks, which are always kept."""
+
+TAP_INDEX = "tap_index"
+"""int64 [L,4]: the four cells of the thumbnail's grid between which each row of the sequence lies."""
+
+TAP_WEIGHT = "tap_weight"
+"""float32 [L,4]: their bilinear shares; 0 for the thumbnail's own rows and line breaks."""
+
+REGIONS = "regions"
+"""float32 [T,N]: 1 where a cell of the thumbnail's grid lies under a view's tile."""
+
+VISION = "vision"
+"""Name of the graph of the vision tower, and stem of its file."""
+
+PROJECT = "project"
+"""Name of the graph of the projector, and beginning of the names of those that also prune."""
+
+VISUAL_STEP = "visual_step"
+"""Name of the graph that puts rows of an image into the cache, and beginning of the names of those that prune on the way."""
+
+PERCEIVE = "perceive"
+"""Name of the graph that turns an image into weights, and stem of its file."""
 
 DECODER = "decoder"
 """Name of the graph of a plain decoder in the manifest, and stem of its file."""

@@ -10,13 +10,17 @@ A new format is a new `Checkpoint` subclass and a line in `open_checkpoint`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError, found_wanted
 from ...models.config import DecoderConfig, Rope
 from .base import Checkpoint
 from .tokenizer import TokenizerFiles
 
-__all__ = ["Checkpoint", "DecoderConfig", "Rope", "TokenizerFiles", "open_checkpoint"]
+if TYPE_CHECKING:
+    from .vlm_folder import VlmFolder
+
+__all__ = ["Checkpoint", "DecoderConfig", "Rope", "TokenizerFiles", "open_checkpoint", "open_vlm"]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Suffixes of weight files that are pickles: loading one runs code from the file, so they are never opened."""
@@ -52,6 +56,25 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             else "check the path",
         )
     )
+
+
+def open_vlm(path: str | Path) -> VlmFolder:
+    """Open the Hugging Face folder of a vision-language model; checks as in `open_checkpoint`. Raises CheckpointError."""
+    from .vlm_folder import VlmFolder
+
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(
+            found_wanted(
+                f"checkpoint {path}",
+                "a file" if path.exists() else "missing",
+                "the Hugging Face folder of a vision-language model",
+                "give the folder that holds config.json",
+            )
+        )
+    opened = _checked(VlmFolder, _with_config(path))
+    assert isinstance(opened, VlmFolder)
+    return opened
 
 
 def pickle_refusal(path: Path) -> str:

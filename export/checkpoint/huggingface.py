@@ -59,13 +59,13 @@ class HuggingFaceCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.resolve().name or "model"
-        self._fields = Fields.load(path / "config.json")
+        self._fields = self._text_fields(Fields.load(path / "config.json"))
         self.config = read_config(self._fields)
         self._tensors: dict[str, tuple[SafetensorsFile, str]] = {}
         self._files = self._weight_files()
         for file in map(SafetensorsFile, self._files):
             for name in file.names():
-                ours = canonical(name)
+                ours = self._own_name(file, name)
                 if ours is None:
                     continue
                 if ours in self._tensors:
@@ -76,6 +76,14 @@ class HuggingFaceCheckpoint(Checkpoint):
                     )
                 self._tensors[ours] = (file, name)
         self._drop_copy_of_tied_head()
+
+    def _text_fields(self, fields: Fields) -> Fields:
+        """The configuration of the decoder: the whole file, unless the folder has more than a decoder."""
+        return fields
+
+    def _own_name(self, file: SafetensorsFile, name: str) -> str | None:
+        """Our name of a tensor of the decoder; None for what is not the decoder's."""
+        return canonical(name)
 
     def names(self) -> list[str]:
         """Canonical names, shard by shard."""

@@ -22,15 +22,41 @@ def write_decoder(
     *,
     dtype: str,
     trees: bool = False,
+    prune_layer: int | None = None,
     progress: Progress = no_progress,
 ) -> None:
     """Fill ``writer`` with the decoder of ``checkpoint`` and save it.
 
     ``dtype`` (``float32`` or ``float16``) is how matrices are stored; norms and biases stay float32 and so does all arithmetic.
-    ``trees`` adds the input ``visible``, so that a pass may hold a tree of drafts. Inputs and outputs are those of
+    ``trees`` adds the input ``visible``, so that a pass may hold a tree of drafts. ``prune_layer`` adds ``late_len``, the filled slots of the
+    layers from there on, where images have fewer rows. Inputs and outputs are those of
     `farthing.runtime.tensors`. Raises CheckpointError.
     """
-    (TreeDecoderGraph if trees else DecoderGraph)(writer, checkpoint, dtype, progress).write()
+    graph = (TreeDecoderGraph if trees else DecoderGraph)(writer, checkpoint, dtype, progress)
+    graph.prune_layer = prune_layer
+    graph.write()
+
+
+def add_angles(writer: GraphWriter, config: DecoderConfig, positions: str, prefix: str) -> None:
+    """``<prefix>cos`` and ``<prefix>sin`` [B,S,head_dim/2] of ``positions`` [B,S], with M-RoPE [3,B,S]. Needs the constant ``last_axis``.
+
+    Computed once per step, not looked up: no table that ends at some context length.
+    """
+    w, p = writer, prefix
+    freq = config.mrope_freq() if config.mrope_section else config.rope.inv_freq(config.head_dim)
+    if "inv_freq" not in w.constants:
+        w.constant("inv_freq", freq)
+    w.node("Cast", [positions], [p + "positions_float"], to=1)
+    w.node("Unsqueeze", [p + "positions_float", "last_axis"], [p + "positions_column"])
+    if config.mrope_section:
+        if "first_axis" not in w.constants:
+            w.constant("first_axis", np.array([0], np.int64))
+        w.node("Mul", [p + "positions_column", "inv_freq"], [p + "angles_of_each"])
+        w.node("ReduceSum", [p + "angles_of_each", "first_axis"], [p + "angles"], keepdims=0)
+    else:
+        w.node("Mul", [p + "positions_column", "inv_freq"], [p + "angles"])
+    w.node("Cos", [p + "angles"], [p + "cos"])
+    w.node("Sin", [p + "angles"], [p + "sin"])
 
 
 class DecoderGraph:
@@ -43,6 +69,10 @@ class DecoderGraph:
         self.dtype = dtype
         self._progress = progress
         self._done = 0
+        self.prune_layer: int | None = None
+        """First layer whose cache holds the kept rows of images only."""
+        self._streams: dict[int, str] = {}
+        """Names of residual streams that are not `tensors.HIDDEN`: what a layer reads after some of its rows were dropped."""
 
     def write(self) -> None:
         """Fill the writer and save it. Raises CheckpointError."""
@@ -61,6 +91,7 @@ class DecoderGraph:
     def embed(self, stream: str) -> None:
         """Hook: the rows of the first hidden state, float32 [B,S,D], as ``stream``."""
         narrow = self.dtype == "float16"
+        self._matrix("embed.weight", "embed.weight")
         self.w.node("Gather", ["embed.weight", names.INPUT_IDS], ["embedded" if narrow else stream], axis=0)
         if narrow:
             self.w.node("Cast", ["embedded"], [stream], to=1)
@@ -80,11 +111,18 @@ class DecoderGraph:
         c = self.config
         self.w.inputs += [
             TensorInfo(names.INPUT_IDS, "int64", ("B", "S")),
-            TensorInfo(names.POSITIONS, "int64", ("B", "S")),
+            TensorInfo(names.POSITIONS, "int64", (3, "B", "S") if c.mrope_section else ("B", "S")),
             TensorInfo(names.PAST_LEN, "int64", ("B",)),
             TensorInfo(names.LOGIT_ROWS, "int64", ("B", "R")),
         ]
         self.w.outputs.append(TensorInfo(names.LOGITS, "float32", ("B", "R", c.vocab_size)))
+        if self.prune_layer is not None:
+            self.w.inputs.append(TensorInfo(names.LATE_LEN, "int64", ("B",)))
+        self.declare_cache()
+
+    def declare_cache(self) -> None:
+        """Caches in and out, and the residual streams between."""
+        c = self.config
         cache = ("B", c.kv_heads, "C", c.head_dim)
         for i in range(c.layers):
             self.w.inputs += [TensorInfo(n.format(i), "float32", cache) for n in (names.PAST_K, names.PAST_V)]
@@ -96,17 +134,10 @@ class DecoderGraph:
     def _begin(self) -> str:
         """Embedding, rotary angles and the norm before the first layer; returns the normed rows."""
         w, c = self.w, self.config
-        self._matrix("embed.weight", "embed.weight")
         stream = names.HIDDEN.format(0)
         self.embed(stream)
         w.constant("last_axis", np.array([-1], np.int64))
-        w.constant("inv_freq", c.rope.inv_freq(c.head_dim))
-        # Angles are computed once per step, not looked up: no table that ends at some context length.
-        w.node("Cast", [names.POSITIONS], ["positions_float"], to=1)
-        w.node("Unsqueeze", ["positions_float", "last_axis"], ["positions_column"])
-        w.node("Mul", ["positions_column", "inv_freq"], ["angles"])
-        w.node("Cos", ["angles"], ["cos"])
-        w.node("Sin", ["angles"], ["sin"])
+        add_angles(w, c, names.POSITIONS, "")
         self._vector("layers.0.attn_norm.weight")
         w.node(
             "RMSNormalization",
@@ -120,9 +151,29 @@ class DecoderGraph:
     def _layer(self, i: int, normed: str) -> str:
         """One layer from its normed input; returns the normed input of what follows."""
         w, c, p = self.w, self.config, f"layers.{i}."
-        qkv = self._linear(normed, p + "qkv", [p + "q", p + "k", p + "v"], bias=c.qkv_bias)
-        qkv = self.adapt(i, "qkv", normed, qkv)
-        inputs = [qkv, "cos", "sin", names.PAST_K.format(i), names.PAST_V.format(i), names.PAST_LEN]
+        self._attend(i, self.projections(i, normed))
+        return self._behind_attention(i, self._output(i, p + "mixed"))
+
+    def projections(self, i: int, normed: str) -> str:
+        """Queries, keys and values of layer i, side by side."""
+        p = f"layers.{i}."
+        qkv = self._linear(normed, p + "qkv", [p + "q", p + "k", p + "v"], bias=self.config.qkv_bias)
+        return self.adapt(i, "qkv", normed, qkv)
+
+    def turn(self, layer: int) -> list[str]:
+        """Hook: cos, sin and the number of filled slots for a layer."""
+        late = self.prune_layer is not None and layer >= self.prune_layer
+        return ["cos", "sin", names.LATE_LEN if late else names.PAST_LEN]
+
+    def stream(self, layer: int) -> str:
+        """Name of the residual stream that a layer reads."""
+        return self._streams.get(layer, names.HIDDEN.format(layer))
+
+    def _attend(self, i: int, qkv: str) -> None:
+        """Attention of layer i over its cache, from the fused projections; makes ``layers.<i>.mixed``."""
+        w, c, p = self.w, self.config, f"layers.{i}."
+        cos, sin, past = self.turn(i)
+        inputs = [qkv, cos, sin, names.PAST_K.format(i), names.PAST_V.format(i), past]
         if c.qk_norm:
             inputs += [self._vector(p + "q_norm.weight"), self._vector(p + "k_norm.weight")]
         if extras := self.attention_extras():
@@ -137,10 +188,18 @@ class DecoderGraph:
             window=c.sliding_window,
             epsilon=c.norm_epsilon,
         )
-        attended = self._linear(p + "mixed", p + "o", [p + "o"], bias=c.o_bias)
-        attended = self.adapt(i, "o", p + "mixed", attended)
+
+    def _output(self, i: int, mixed: str) -> str:
+        """The output projection of layer i."""
+        p = f"layers.{i}."
+        attended = self._linear(mixed, p + "o", [p + "o"], bias=self.config.o_bias)
+        return self.adapt(i, "o", mixed, attended)
+
+    def _behind_attention(self, i: int, attended: str) -> str:
+        """The rest of layer i; returns the normed input of what follows."""
+        w, c, p = self.w, self.config, f"layers.{i}."
         norm = self._vector(p + "mlp_norm.weight")
-        mlp_in = self._add_norm(names.HIDDEN.format(i), attended, norm, p + "mlp_in", p + "attended_stream")
+        mlp_in = self._add_norm(self.stream(i), attended, norm, p + "mlp_in", p + "attended_stream")
         gate_up = self._linear(mlp_in, p + "gate_up", [p + "gate", p + "up"], bias=c.mlp_bias)
         w.operator("SwiGLU", [self.adapt(i, "gate_up", mlp_in, gate_up)], [p + "activation"])
         down = self._linear(p + "activation", p + "down", [p + "down"], bias=c.mlp_bias)

@@ -45,6 +45,7 @@ class _StepGraph(TreeDecoderGraph):
     def embed(self, stream: str) -> None:
         """Ids from V on are masks. Two tables, since the first is the head's matrix too; each is read at an index it has."""
         w, vocab = self.w, self.config.vocab_size
+        self._matrix("embed.weight", "embed.weight")
         _weight(w, "mask_embed.weight", self.adapter.tensors[MASKS], self.dtype)
         for name, value in (("first_mask_id", vocab), ("last_id", vocab - 1), ("zero_id", 0)):
             w.constant(name, np.array(value, np.int64))

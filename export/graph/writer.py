@@ -26,6 +26,8 @@ _TYPES = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
+    "uint8": TensorProto.UINT8,
     "int64": TensorProto.INT64,
 }
 
@@ -89,6 +91,11 @@ class GraphWriter:
     def node_count(self) -> int:
         """Nodes of the graph so far, bodies not counted."""
         return len(self._nodes)
+
+    @property
+    def constants(self) -> set[str]:
+        """Names of the initializers so far."""
+        return {i.name for i in self._initializers}
 
     def count_nodes(self, prefix: str) -> int:
         """Nodes whose first output starts with ``prefix``."""

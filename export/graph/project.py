@@ -1,0 +1,90 @@
+"""The graph of a projector: features of an image's views in, the rows that the language model reads out; and where a method prunes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...models.vlm import VlmConfig
+from ...runtime import tensors as names
+from .writer import GraphWriter, TensorInfo
+
+
+@dataclass
+class ProjectGraph:
+    """A projector being written. `begin` gives the unreduced rows; a reduction goes on from there and ends with `finish`.
+
+    Weights are written once, by the graph without ``lender``; all others borrow them.
+    """
+
+    w: GraphWriter
+    config: VlmConfig
+    read: Callable[[str], np.ndarray]
+    """Gives a projector tensor by name, float32."""
+    lender: GraphWriter | None = None
+    rows: str = field(default="rows", init=False)
+    """[1,L,D]: the rows of the image before any reduction."""
+    group: str = field(default="", init=False)
+    """[1,L] int64: view of each row, -2 for line breaks; empty where an image has one view."""
+
+    def begin(self) -> None:
+        """Inputs, the projector, and for images of several views the rows in their order."""
+        w, c = self.w, self.config
+        views: int | str = "T" if c.newline else 1
+        w.inputs.append(TensorInfo(names.FEATURES, "float32", (views, c.tower.tokens, c.tower.feature_size)))
+        middle = self.dense(names.FEATURES, "linear_1")
+        w.node("Gelu", [middle], ["active"])
+        out = self.dense("active", "linear_2")
+        if not c.newline:
+            self.rows = out
+            return
+        w.inputs.append(TensorInfo(names.ORDER, "int64", ("L",)))
+        w.inputs.append(TensorInfo(names.GROUP, "int64", (1, "L")))
+        self.group = names.GROUP
+        self.weight("image_newline", self.read("image_newline")[None])
+        self.rows = self.in_order(out, c.width, "image_newline", "rows")
+
+    def in_order(self, views: str, width: int, line_break: str, output: str) -> str:
+        """[1,L,width] of values [T,N,width] of each view, with the row ``line_break`` [1,width] at line breaks."""
+        w = self.w
+        self._small(f"{output}.table", np.array([-1, width], np.int64))
+        self._small("batch_axis", np.array([0], np.int64))
+        w.node("Reshape", [views, f"{output}.table"], [f"{output}.flat"])
+        w.node("Concat", [f"{output}.flat", line_break], [f"{output}.all"], axis=0)
+        w.node("Gather", [f"{output}.all", names.ORDER], [f"{output}.ordered"], axis=0)
+        w.node("Unsqueeze", [f"{output}.ordered", "batch_axis"], [output])
+        return output
+
+    def finish(self, rows: str, kept: str, tokens: int | str) -> None:
+        """``rows`` [1,tokens,D] and ``kept`` int64 [1,tokens] become the outputs; saves the graph. ``kept`` is empty where all rows stay."""
+        self.w.node("Identity", [rows], [names.VISUAL_EMBEDS])
+        self.w.outputs.append(TensorInfo(names.VISUAL_EMBEDS, "float32", (1, tokens, self.config.width)))
+        if kept:
+            self.w.node("Identity", [kept], [names.KEPT])
+            self.w.outputs.append(TensorInfo(names.KEPT, "int64", (1, tokens)))
+        self.w.save()
+
+    def dense(self, x: str, name: str) -> str:
+        """x W^T + b by our Linear, whose packed weights all project graphs of a process share."""
+        self.weight(f"{name}.weight", None)
+        product = f"{name}.product" if self.config.projector_bias else name
+        self.w.operator("Linear", [x, f"{name}.weight"], [product])
+        if self.config.projector_bias:
+            self.weight(f"{name}.bias", None)
+            self.w.node("Add", [product, f"{name}.bias"], [name])
+        return name
+
+    def weight(self, name: str, array: np.ndarray | None) -> str:
+        """An initializer, float32: ``array``, or the projector's tensor of that name; borrowed where another graph has it."""
+        if self.lender is not None and name in self.lender.constants:
+            self.w.borrow(self.lender, name)
+            return name
+        found = self.read(name) if array is None else array
+        self.w.weight(name, found.shape, "float32", [np.ascontiguousarray(found, np.float32)])
+        return name
+
+    def _small(self, name: str, array: np.ndarray) -> None:
+        if name not in self.w.constants:
+            self.w.constant(name, array)

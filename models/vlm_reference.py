@@ -1,0 +1,141 @@
+"""The PyTorch reference of a vision-language model: a prompt with images -> logits, in one pass over all its rows.
+
+Unlike the exported graphs it does not split a prompt into text and visual passes, and it prunes by dropping rows, so it checks both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .blocks import KVCache, rms_norm, rotary_angles
+from .clip import features
+from .decoder import Decoder
+from .vlm import VlmConfig, project
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """An image inside a prompt: ``embeds`` float32 [K,D], rotary ``positions`` int64 [K] counted from its begin, how many positions it takes.
+
+    ``kept`` int64: numbers of the rows that stay where rows are dropped inside the decoder.
+    """
+
+    embeds: torch.Tensor
+    positions: torch.Tensor
+    span: int
+    kept: torch.Tensor
+
+
+def image_features(
+    config: VlmConfig,
+    read: Callable[[str], torch.Tensor],
+    views: np.ndarray,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> torch.Tensor:
+    """Features [T,N,dv] of uint8 views [T,H,W,3]; ``read`` gives ``tower.<name>``."""
+    images = torch.from_numpy(views).float() * (1 / 255)
+    images = (images - torch.tensor(mean)) / torch.tensor(std)
+    return features(config.tower, lambda n: read(f"tower.{n}"), images.permute(0, 3, 1, 2))
+
+
+def image_rows(
+    config: VlmConfig,
+    read: Callable[[str], torch.Tensor],
+    found: torch.Tensor,
+    order: np.ndarray | None,
+    pool: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+) -> torch.Tensor:
+    """Unpruned rows [L,D] of features [T,N,dv]; ``order`` int64 [L] as `runtime.anyres` gives it, None for one view.
+
+    ``pool`` is applied to the projected views [T,N,D] before they are put in order.
+    """
+    rows = pool(project(config, lambda n: read(f"projector.{n}"), found)).flatten(0, 1)
+    if order is None:
+        return rows
+    return torch.cat([rows, read("projector.image_newline")[None]])[torch.from_numpy(order)]
+
+
+def pooled(views: torch.Tensor, grid: int, pool: int) -> torch.Tensor:
+    """Means over pool x pool squares of views [T,grid*grid,D], row by row: [T,(grid/pool)^2,D] (Cai et al. 2024, arXiv 2405.17430)."""
+    if pool == 1:
+        return views
+    squares = views.unflatten(1, (grid // pool, pool, grid // pool, pool))
+    return squares.mean(dim=(2, 4)).flatten(1, 2)
+
+
+def logits(
+    decoder: Decoder,
+    image_token_id: int,
+    ids: Sequence[int],
+    images: Sequence[ImageRows],
+    behind: int,
+    *,
+    skip_ffn: frozenset[int] = frozenset(),
+    prune_layer: int | None = None,
+) -> torch.Tensor:
+    """Logits [behind,V] of the last ``behind`` rows of ``ids``, where each ``image_token_id`` is replaced by the next of ``images``.
+
+    ``skip_ffn``: layers without a feed-forward network for rows of images. ``prune_layer``: from this layer on only their ``kept`` rows are
+    there; None drops none (rows that were dropped before the first layer are not given at all).
+    """
+    waiting, embeds, positions, visual, stays, at = iter(images), [], [], [], [], 0
+    table = iter(decoder.embed(torch.tensor([[i for i in ids if i != image_token_id]]))[0])
+    for token in ids:
+        if token != image_token_id:
+            embeds.append(next(table)[None])
+            positions.append(torch.tensor([at]))
+            visual.append(torch.tensor([False]))
+            stays.append(torch.tensor([True]))
+            at += 1
+            continue
+        image = next(waiting)
+        embeds.append(image.embeds)
+        positions.append(at + image.positions)
+        visual.append(torch.ones(len(image.embeds), dtype=torch.bool))
+        stays.append(torch.isin(torch.arange(len(image.embeds)), image.kept))
+        at += image.span
+    return decoder_logits(
+        decoder,
+        torch.cat(embeds),
+        torch.cat(positions),
+        torch.cat(visual),
+        torch.cat(stays),
+        behind,
+        skip_ffn=skip_ffn,
+        prune_layer=prune_layer,
+    )
+
+
+@torch.inference_mode()
+def decoder_logits(
+    decoder: Decoder,
+    stream: torch.Tensor,
+    positions: torch.Tensor,
+    visual: torch.Tensor,
+    stays: torch.Tensor,
+    behind: int,
+    *,
+    skip_ffn: frozenset[int],
+    prune_layer: int | None,
+) -> torch.Tensor:
+    """Logits [behind,V] of rows ``stream`` [S,D] at rotary ``positions`` int64 [S] or [3,S]; see `logits`.
+
+    ``visual`` bool [S]: rows of images; ``stays`` bool [S]: rows that the layers from ``prune_layer`` on have.
+    """
+    c = decoder.config
+    cache, empty = KVCache.empty(c, len(stream)), torch.zeros(1, dtype=torch.int64)
+    for i in range(c.layers):
+        if i == prune_layer:
+            stream, visual, positions = stream[stays], visual[stays], positions[..., stays]
+        layer = decoder.layer(i)
+        cos, sin = rotary_angles(positions[..., None, :], decoder.inv_freq)
+        normed = rms_norm(stream[None], layer.attn_norm, c.norm_epsilon)
+        stream = stream + layer.attention(normed, cos, sin, cache, empty)[0]
+        ran = ~visual if i in skip_ffn else torch.ones_like(visual)
+        stream[ran] += layer.mlp(rms_norm(stream[ran], layer.mlp_norm, c.norm_epsilon))
+    return decoder.logits_of(stream[-behind:])
