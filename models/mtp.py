@@ -237,6 +237,7 @@ class MtpDecoder(Decoder):
         return torch.stack(tokens, 1), torch.stack(chances, 1)
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the embedding, those of the masks behind it."""
         base = super().embed(input_ids.clamp(max=self.config.vocab_size - 1))
         which = (input_ids - self.config.vocab_size).clamp(min=0)
         masks = self.adapter.tensors[MASKS][which].float()

@@ -80,20 +80,20 @@ def logits(
 ) -> torch.Tensor:
     """Logits [behind,V] of the last ``behind`` rows of ``ids``, where each ``image_token_id`` is replaced by the next of ``images``.
 
-    ``skip_ffn``: layers without a feed-forward network for rows of images. ``prune_layer``: from this layer on only their ``kept`` rows are
+    Behind the last image that token is text, as any that a model may say. ``skip_ffn``: layers without a feed-forward network for rows of images. ``prune_layer``: from this layer on only their ``kept`` rows are
     there; None drops none (rows that were dropped before the first layer are not given at all).
     """
-    waiting, embeds, positions, visual, stays, at = iter(images), [], [], [], [], 0
-    table = iter(decoder.embed(torch.tensor([[i for i in ids if i != image_token_id]]))[0])
-    for token in ids:
-        if token != image_token_id:
-            embeds.append(next(table)[None])
+    waiting, embeds, positions, visual, stays, at = list(images), [], [], [], [], 0
+    table = decoder.embed(torch.tensor([list(ids)]))[0]
+    for row, token in enumerate(ids):
+        if token != image_token_id or not waiting:
+            embeds.append(table[row][None])
             positions.append(torch.tensor([at]))
             visual.append(torch.tensor([False]))
             stays.append(torch.tensor([True]))
             at += 1
             continue
-        image = next(waiting)
+        image = waiting.pop(0)
         embeds.append(image.embeds)
         positions.append(at + image.positions)
         visual.append(torch.ones(len(image.embeds), dtype=torch.bool))

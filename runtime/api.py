@@ -235,6 +235,8 @@ class Runtime:
         prompt_ids: Sequence[int] | np.ndarray | None = None,
         messages: Sequence[Mapping[str, Any]] | None = None,
         raw: bool = False,
+        images: Sequence[Any] | None = None,
+        level: str | None = None,
         max_new_tokens: int = 128,
         greedy: bool = False,
         temperature: float = 0.7,
@@ -257,6 +259,10 @@ class Runtime:
         beginning-of-text token where the model wants one. Either way special tokens *written in the text* become their ids, so
         text from strangers can pretend to be another speaker; remove such tokens from it first.
 
+        ``images``: a list of paths, PIL images or uint8 arrays [H,W,3], for vision-language bundles. They come first in the user's message, or
+        where the prompt says ``<image>`` (the model's own marker); parts of ``messages`` may hold theirs. ``level``: how many visual tokens they
+        get, one of the bundle's levels (``farthing inspect``), None = its own. An image that was shown before is not encoded again.
+
         Sampling: ``greedy``, or draws by ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty`` and ``seed`` (see
         `farthing.runtime.sampling`); the same seed gives the same ids, from Python and C++. Ends at the model's end-of-text ids
         (unless ``ignore_eos``), at ``stop_ids``, before a ``stop`` string, after ``max_new_tokens`` or with the context full.
@@ -271,7 +277,7 @@ class Runtime:
             self._bundle,
             self._tokenizer,
             self.engine,
-            Asked(prompt, prompt_ids, messages, raw),
+            Asked(prompt, prompt_ids, messages, raw, images, level),
             max_new_tokens=max_new_tokens,
             greedy=greedy,
             temperature=temperature,
@@ -290,7 +296,11 @@ class Runtime:
         )
         with self._alone():
             # Always with a callback, if an idle one: between two tokens of the C++ loop it lets Ctrl-C through.
-            made = self.engine.generate(request.ids, request.options, request.token)
+            if request.images:
+                shown = [(i.pixels, i.level) for i in request.images]
+                made = self.engine.generate(request.ids, request.options, request.token, shown)
+            else:
+                made = self.engine.generate(request.ids, request.options, request.token)
         return request.finished(made)
 
     def generate_all(
@@ -318,6 +328,12 @@ class Runtime:
             raise RequestError(
                 found_wanted(
                     "engine", "portable", "native, for several texts", "`farthing doctor` says what is missing"
+                )
+            )
+        if "images" in arguments or "level" in arguments:
+            raise RequestError(
+                found_wanted(
+                    "images", "given to generate_all", "none", "show images with generate, one prompt at a time"
                 )
             )
         if isinstance(prompts, str | bytes):

@@ -55,9 +55,13 @@ class Engine(Protocol):
         """Float32 [V] of the last row, a copy."""
 
     def generate(
-        self, prompt_ids: Sequence[int], options: dict[str, Any], on_token: Callable[[int], bool] | None = None
+        self,
+        prompt_ids: Sequence[int],
+        options: dict[str, Any],
+        on_token: Callable[[int], bool] | None = None,
+        images: Sequence[tuple[np.ndarray, str]] = (),
     ) -> dict[str, Any]:
-        """Prefill and decode."""
+        """Prefill and decode. ``images``: (uint8 [H,W,3], level) for each image token of the prompt."""
 
     def cancel(self) -> None:
         """End a generation on another thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -26,4 +27,20 @@ def plain_feeds(inputs: Iterable[str], batch: int, rows: int) -> dict[str, np.nd
         feeds[names.VISIBLE] = causal_rows(batch, rows)
     if names.MASK_ROWS in wanted:
         feeds[names.MASK_ROWS] = np.zeros(0, np.int64)
+    return feeds
+
+
+def places(session: Any, positions: np.ndarray, past: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the rows of a pass go, as the graph of ``session`` takes it: ``positions`` int64 [B,S] of text, ``past`` int64 [B] filled slots.
+
+    With M-RoPE a row of text has the same position three times. In layers behind a pruning text alone fills as many slots as everywhere.
+    """
+    taken = {i.name: i.shape for i in session.get_inputs()}
+    feeds = {names.POSITIONS: positions}
+    if len(taken[names.POSITIONS]) == 3:
+        feeds[names.POSITIONS] = np.repeat(positions[None], 3, axis=0)
+    if names.PAST_LEN in taken:
+        feeds[names.PAST_LEN] = past
+    if names.LATE_LEN in taken:
+        feeds[names.LATE_LEN] = past
     return feeds

@@ -21,6 +21,9 @@ from .memory import memory_of
 from .plain_feeds import plain_feeds
 from .sampling import Sampling, choose
 from .state import load_state, save_state
+from .visual.passes import VisualPasses
+from .visual.spans import AskedImage, Item, Spans, items_of, runs_of
+from .visual.stepper import check_markers
 from .weight_formats import check_onnxruntime_computes
 
 CHUNK = 256
@@ -49,7 +52,7 @@ class PortableEngine:
         """``configure`` may change the onnxruntime.SessionOptions, e.g. register kernels."""
         check_onnxruntime_computes(bundle)
         self._bundle = bundle
-        self._session = _open(bundle, threads, configure)
+        self._session = open_graph(bundle, threads, configure)
         self._capacity = context
         self._chunk = min(chunk, context)
         self._vocab = int(bundle.manifest["model"]["vocab_size"])
@@ -62,6 +65,14 @@ class PortableEngine:
         self._has_logits = False
         self._bindings: dict[tuple[int, int], _Bound] = {}
         self._tokens: list[int] = []
+        self._vision = VisualPasses.of(
+            bundle, self._memory, lambda graph: open_graph(bundle, threads, configure, graph)
+        )
+        self._spans = Spans()
+        self._mrope = self._vision is not None and self._vision.spec.mrope
+        self._late = np.zeros(1, np.int64)
+        if self._mrope:
+            self._positions = np.zeros(3 * self._chunk, np.int64)
         self._cancelled = threading.Event()
         self._passes, self._rows, self._seconds = 0, 0, 0.0
 
@@ -107,6 +118,7 @@ class PortableEngine:
                 )
             )
         if length != self.length:
+            self._spans.rewind(length)
             first = self._memory.rewind(length)
             again = self._tokens[first:length]
             del self._tokens[first:]
@@ -117,6 +129,7 @@ class PortableEngine:
     def prefill(self, ids: Sequence[int]) -> None:
         """Append ``ids`` in passes of at most ``chunk`` rows; afterwards `logits` belongs to the last. Raises RequestError."""
         self._cancelled.clear()
+        self._check_ids(ids)
         self._append(ids)
 
     def extend(self, ids: Sequence[int]) -> np.ndarray:
@@ -139,30 +152,36 @@ class PortableEngine:
         return self._logits.copy()
 
     def generate(
-        self, prompt_ids: Sequence[int], options: dict[str, Any], on_token: Callable[[int], bool] | None = None
+        self,
+        prompt_ids: Sequence[int],
+        options: dict[str, Any],
+        on_token: Callable[[int], bool] | None = None,
+        images: Sequence[tuple[np.ndarray, str]] = (),
     ) -> dict[str, Any]:
         """Prefill and decode. `Runtime.generate` is the comfortable face of this; docs/runtime.md lists options and result."""
         how = Sampling(**{k: options[k] for k in _SAMPLING if k in options})
         restart = int(options.get("restart_window", 0))
         self._check_restart(restart)
         limit, stop_ids = int(options.get("max_new_tokens", 128)), frozenset(options.get("stop_ids", ()))
-        self._check_ids(prompt_ids)
+        self._check_prompt(prompt_ids, len(images), restart)
         self._cancelled.clear()
-        prompt = list(prompt_ids)
+        prompt = items_of(prompt_ids, [AskedImage(*i) for i in images], self._image_token)
         if options.get("reuse_prefix", False):
-            kept = _common(self._tokens, prompt)
+            kept, used = self._spans.common(self._tokens, prompt)
             self.rewind(kept)
-            prompt = prompt[kept:]
+            prompt = prompt[used:]
         elif not options.get("continue", False):
             self.reset()
         passes, rows, seconds = self._passes, self._rows, self._seconds
-        start = _Clock()
-        self._append(prompt)
+        seen = self._vision.counts() if self._vision else {}
+        start, before = _Clock(), self.length
+        self._append_items(prompt)
         prefilled = _Clock()
+        prefilled_tokens = self.length - before
         made = self._decode(how, limit, stop_ids, restart, on_token, start)
         end = _Clock()
         stats = {
-            "prompt_tokens": len(prompt),
+            "prompt_tokens": prefilled_tokens,
             "new_tokens": len(made.ids),
             "passes": self._passes - passes,
             "rows": self._rows - rows,
@@ -176,6 +195,8 @@ class PortableEngine:
             "kernels": False,
             "speculation": dict(_NO_GUESSES),
         }
+        if self._vision:
+            stats["vision"] = {name: value - seen[name] for name, value in self._vision.counts().items()}
         return {"ids": made.ids, "stop_reason": made.reason, "stop_id": made.stop_id, "stats": stats}
 
     def cancel(self) -> None:
@@ -183,13 +204,18 @@ class PortableEngine:
         self._cancelled.set()
 
     def save_state(self, path: str | Path) -> None:
-        """Write cache and tokens as one file with a checksum. Raises RequestError."""
+        """Write cache and tokens as one file with a checksum. Raises RequestError, also with an image in the cache."""
+        if self._spans.spans:
+            raise RequestError(
+                found_wanted("sequence to save", "one with an image in it", "text only", "rewind to before the image")
+            )
         save_state(Path(path), self._bundle, self._tokens, self._memory.parts(self.length))
 
     def load_state(self, path: str | Path) -> None:
         """Take cache and tokens from a saved file. Raises RequestError, BundleError; then nothing has changed."""
         tokens, parts = load_state(Path(path), self._bundle, self._capacity, self._vocab)
         self._has_logits = False
+        self._spans = Spans()
         self._tokens = tokens
         for mine, theirs in zip(self._memory.parts(len(tokens)), parts, strict=True):
             mine[:] = theirs
@@ -245,8 +271,47 @@ class PortableEngine:
                 )
             )
 
-    def _append(self, ids: Sequence[int]) -> None:
+    @property
+    def _image_token(self) -> int | None:
+        return None if self._vision is None else self._vision.spec.image_token_id
+
+    def _check_prompt(self, ids: Sequence[int], images: int, restart: int) -> None:
         self._check_ids(ids)
+        if self._vision is None and images:
+            raise RequestError(found_wanted("images", images, "none", "this bundle reads text only"))
+        if self._vision is not None:
+            check_markers(ids, images, self._vision.spec.image_token_id)
+            if images and restart:
+                raise RequestError(
+                    found_wanted("restart_window", restart, "0 with images", "an image cannot be half remembered")
+                )
+
+    def _append_items(self, items: Sequence[Item]) -> None:
+        for run in runs_of(items):
+            if self._cancelled.is_set():
+                self._has_logits = False
+                return
+            if isinstance(run, AskedImage):
+                self._append_image(run)
+            else:
+                self._append(run)
+
+    def _append_image(self, image: AskedImage) -> None:
+        assert self._vision is not None and self._image_token is not None
+        rows = self._vision.encode(image)
+        count = rows.embeds.shape[1]
+        self._check_room(range(count))
+        self._has_logits = False
+        start = time.perf_counter()
+        late, following = self._vision.run(rows, self.length, self._spans)
+        self._seconds += time.perf_counter() - start
+        shift = following - self.length - self._spans.shift
+        self._spans.add(self.length, count, image.key, positions=shift, dropped_late=count - late)
+        self._tokens += [self._image_token] * count
+        self._passes += 1
+        self._rows += count
+
+    def _append(self, ids: Sequence[int]) -> None:
         self._check_room(ids)
         for at in range(0, len(ids), self._chunk):
             if at > 0 and self._cancelled.is_set():
@@ -269,8 +334,9 @@ class PortableEngine:
         """One pass; logits [1,V] of the last row or [rows,V] of each, valid until the next."""
         rows, past = len(ids), self.length
         self._ids[:rows] = ids
-        self._positions[:rows] = np.arange(past, past + rows)
-        self._past[0] = past
+        positions = np.arange(past, past + rows) + self._spans.shift
+        self._positions[: rows * (3 if self._mrope else 1)] = np.tile(positions, 3) if self._mrope else positions
+        self._past[0], self._late[0] = past, past - self._spans.gap
         bound = self._bound(rows, rows if every_row else 1)
         self._has_logits = False
         start = time.perf_counter()
@@ -298,11 +364,13 @@ class PortableEngine:
             logit_rows = np.arange(rows - wanted, rows, dtype=np.int64)
             inputs: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
                 names.INPUT_IDS: (self._ids, (1, rows)),
-                names.POSITIONS: (self._positions, (1, rows)),
+                names.POSITIONS: (self._positions, (3, 1, rows) if self._mrope else (1, rows)),
                 names.LOGIT_ROWS: (logit_rows, (1, wanted)),
             }
             if self._has_past_len:
                 inputs[names.PAST_LEN] = (self._past, (1,))
+            if self._vision is not None and self._vision.spec.prune_layer is not None:
+                inputs[names.LATE_LEN] = (self._late, (1,))
             for name, array in plain_feeds(self._bundle.step_inputs, 1, rows).items():
                 inputs[name] = (array if array.size else np.zeros(1, array.dtype), array.shape)
             for name, (array, shape) in inputs.items():
@@ -347,17 +415,8 @@ class _Decoded:
     restarts: int = 0
 
 
-def _common(cached: list[int], prompt: list[int]) -> int:
-    """Tokens both begin with; one of the prompt is always left to run again, since its logits are needed."""
-    n = 0
-    for a, b in zip(cached, prompt[:-1], strict=False):
-        if a != b:
-            break
-        n += 1
-    return n
-
-
-def _open(bundle: Bundle, threads: int, configure: Callable[[Any], None]) -> Any:
+def open_graph(bundle: Bundle, threads: int, configure: Callable[[Any], None], graph: str = "") -> Any:
+    """ONNX Runtime's session of a graph of ``bundle``, the step graph if none is named. Raises BundleError, MissingDependencyError."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -371,7 +430,7 @@ def _open(bundle: Bundle, threads: int, configure: Callable[[Any], None]) -> Any
     # Block-wise int4 weights with int8 activations inside the product: 3.5 times faster than float activations at one row.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
     configure(options)
-    path = bundle.graph(bundle.step_graph)
+    path = bundle.graph(graph or bundle.step_graph)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes are many and private

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from . import options as check
 from .bundle import Bundle
 from .engines import Engine
 from .text import Tokenizer
+from .visual.prompt import asked_images, user_message, visual_messages
+from .visual.spec import vision_spec
+from .visual.stepper import check_markers
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Generation:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be continued: exactly one of three. ``raw``: no chat template around ``prompt``."""
+    """What is to be continued: exactly one of three. ``raw``: no chat template around ``prompt``. ``images`` at a ``level`` are shown with it."""
 
     prompt: str | None = None
     prompt_ids: Sequence[int] | np.ndarray | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
     raw: bool = False
+    images: Sequence[Any] | None = None
+    level: str | None = None
 
     @classmethod
     def any(cls, given: Any, raw: bool) -> Asked:
@@ -82,7 +87,15 @@ class Request:
         self._bundle, self._tokenizer = bundle, tokenizer
         self._on_text, self._on_token = on_text, on_token
         self._pieces: list[str] = []
+        self._spec = vision_spec(bundle)
+        shown = asked.images
+        if self._spec is not None and asked.messages is not None:
+            messages, shown = visual_messages(asked.messages, asked.images)
+            asked = replace(asked, messages=messages)
+        self.images = asked_images(self._spec, shown, asked.level, str(bundle.path))
         self.ids = self._prompt_ids(asked, engine.vocab_size)
+        if self._spec is not None:
+            check_markers(self.ids, len(self.images), self._spec.image_token_id)
         if len(self.ids) > engine.capacity:
             raise RequestError(
                 found_wanted(
@@ -167,7 +180,11 @@ class Request:
         if not prompt:
             raise RequestError(found_wanted("prompt", "empty", "at least one character", "give a prompt"))
         if tokenizer.has_chat_template and not asked.raw:
-            return tokenizer.encode_messages([{"role": "user", "content": prompt}])
+            message: Mapping[str, Any] = {"role": "user", "content": prompt}
+            if self._spec is not None:
+                marker = tokenizer.token(self._spec.image_token_id) or ""
+                message = user_message(prompt, len(self.images), marker)
+            return tokenizer.encode_messages([message])
         return check.token_ids("prompt", tokenizer.encode(prompt, bos=True), vocab_size)
 
     def _no_tokenizer(self, what: str) -> BundleError:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import tensors as names
-from .plain_feeds import plain_feeds
+from .plain_feeds import places, plain_feeds
 
 
 class Stepper:
@@ -49,12 +49,10 @@ class Stepper:
             lengths = np.full(len(ids), ids.shape[1], np.int64)
         feeds = {
             names.INPUT_IDS: ids,
-            names.POSITIONS: self._past[:, None] + np.arange(ids.shape[1]),
             names.LOGIT_ROWS: lengths[:, None] - 1,
+            **places(self._session, self._past[:, None] + np.arange(ids.shape[1]), self._past),
             **dict(zip(self._inputs, self._carried, strict=True)),
         }
-        if not self._state:
-            feeds[names.PAST_LEN] = self._past
         feeds |= plain_feeds(self._names, len(ids), ids.shape[1])
         logits, *carried = self._session.run(self._outputs, feeds)
         if self._state:

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import vlm_models
+
 from farthing.errors import CheckpointError
 from farthing.export import export
 from farthing.plugins import library_path
@@ -20,7 +21,7 @@ SHAPES = {"llava": [(24, 24), (40, 31)], "llava_next": [(48, 48), (20, 61), (90,
 BEFORE, BEHIND = [1, 40, 77], [90, 8, 13, 250]
 
 
-def opener(bundle: Bundle, kernels: bool):  # noqa: ANN201
+def opener(bundle: Bundle, kernels: bool):
     def opened(name: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 import tiny
 
 IMAGE = "<image>"
@@ -58,9 +59,7 @@ def write_llava(folder: Path, family: str = "llava", seed: int = 0, side: int = 
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and "embed" not in name:
                 weight.mul_(8)  # drawn with a deviation of 0.02, which would make every choice a coin toss
-            elif "norm" in name and name.endswith("weight"):
-                weight.add_(0.1 * torch.randn_like(weight))
-            elif name.endswith("bias") or "newline" in name:
+            elif ("norm" in name and name.endswith("weight")) or name.endswith("bias") or "newline" in name:
                 weight.add_(0.1 * torch.randn_like(weight))
     model.save_pretrained(folder)
     write_side_files(folder, family, side, more)

@@ -29,14 +29,15 @@ class ProjectGraph:
     group: str = field(default="", init=False)
     """[1,L] int64: view of each row, -2 for line breaks; empty where an image has one view."""
 
-    def begin(self) -> None:
-        """Inputs, the projector, and for images of several views the rows in their order."""
+    def begin(self, pool: Callable[[str], str] | None = None) -> None:
+        """Inputs, the projector, and for images of several views the rows in their order. ``pool`` merges rows of the views before that."""
         w, c = self.w, self.config
         views: int | str = "T" if c.newline else 1
         w.inputs.append(TensorInfo(names.FEATURES, "float32", (views, c.tower.tokens, c.tower.feature_size)))
         middle = self.dense(names.FEATURES, "linear_1")
         w.node("Gelu", [middle], ["active"])
         out = self.dense("active", "linear_2")
+        out = out if pool is None else pool(out)
         if not c.newline:
             self.rows = out
             return

@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import MissingDependencyError, found_wanted
 from ...models.config import DecoderConfig
 from ...runtime import tensors as names
+from ...runtime.plain_feeds import places
 from ..graph import Progress, no_progress
 
 NEW_TOKENS = 16
@@ -103,9 +104,8 @@ def record_decoder(
     for step in range(NEW_TOKENS):
         feeds = {
             names.INPUT_IDS: ids,
-            names.POSITIONS: past_len[:, None] + np.arange(ids.shape[1]),
-            names.PAST_LEN: past_len,
             names.LOGIT_ROWS: rows,
+            **places(session, past_len[:, None] + np.arange(ids.shape[1]), past_len),
             **more(batch, ids.shape[1]),
             **dict(zip(past, cache, strict=True)),
         }

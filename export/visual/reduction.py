@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ...errors import RequestError, found_wanted
@@ -103,7 +104,7 @@ def ratio_levels(ratios: Sequence[float], row_counts: Sequence[tuple[int, int]])
     for ratio in check_ratios(ratios):
         exact = sorted({keep_count(n - breaks, ratio) + breaks for n, breaks in row_counts})
         buckets = {exact[0]}
-        for low, high in zip(exact, exact[1:], strict=False):
+        for low, high in pairwise(exact):
             steps = 1
             while low * (high / low) ** (1 / steps) - low > low / 8:
                 steps += 1

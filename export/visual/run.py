@@ -112,21 +112,15 @@ def export_visual(
 
 
 def row_counts(model: VlmFolder) -> list[tuple[int, int]]:
-    """(rows, line breaks among them) of images: of the one view, or of every full size and of the most extreme shapes."""
+    """(rows, line breaks among them) of images: of the one view, or of every full size and of the most extreme shape."""
     c = model.vlm
     if not c.newline:
         return [(c.tower.tokens, 0)]
-    grid, side = c.tower.grid, c.tower.image_size
-    counts = set()
-    for high, wide in c.pinpoints:
-        counts.add((high, wide))
-    # Shapes between: the letterbox takes rows or columns, so fewer tokens; extremes at 1 : 12.
-    shapes = [(round(1000 * 12 ** (i / 8)), 1000) for i in range(9)]
-    counts |= {s for shape in shapes for s in (shape, shape[::-1])}
-    found = set()
-    for shape in counts:
+    side, found = c.tower.image_size, set()
+    # Shapes between have fewer rows than the sizes they are fitted into; at 1 : 20 next to nothing is left of the tiles.
+    for shape in (*c.pinpoints, (20 * side, side), (side, 20 * side)):
         high, wide = choose_pinpoint(shape, c.pinpoints)
-        layout = anyres(shape, (high // side, wide // side), grid)
+        layout = anyres(shape, (high // side, wide // side), c.tower.grid)
         found.add((layout.order.size, layout.newlines))
     return sorted(found)
 
@@ -241,7 +235,12 @@ def _write_graphs(
         elif level.skip_ffn:
             entry |= {"project": PROJECT, "step": visual_step(f"{VISUAL_STEP}_{level.id}", level, "N")}
         elif level.pool > 1:
-            entry |= {"project": project(f"{PROJECT}_{level.id}", level, "L"), "step": VISUAL_STEP, "pool": level.pool}
+            pooled = "L" if model.vlm.newline else model.vlm.tower.tokens // level.pool**2
+            entry |= {
+                "project": project(f"{PROJECT}_{level.id}", level, pooled),
+                "step": VISUAL_STEP,
+                "pool": level.pool,
+            }
         else:
             entry["buckets"] = []
             for tokens in level.buckets:

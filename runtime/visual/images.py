@@ -91,12 +91,7 @@ def _pillow() -> Any:
             )
         ) from error
 
-    class _Opener:
-        Image = Image.Image
-        DecompressionBombError = Image.DecompressionBombError
-        open = staticmethod(Image.open)
-
-    return _Opener
+    return Image
 
 
 def sample_image(seed: int, height: int, width: int) -> np.ndarray:
