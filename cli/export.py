@@ -22,6 +22,8 @@ METHOD is what the model does with its tokens; `decoder` is plain text generatio
   * a GGUF file: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K ...
 of a Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 or Qwen3 model; for `gam` the official class's state_dict:
 a .safetensors or .pt file, or a folder with model.safetensors (or pytorch_model.bin) and tokenizer.json.
+`vlm` and the methods that spare visual tokens (idpruner, zoo-prune, globalcom2, matryoshka) take folders of
+LLaVA-1.5, LLaVA-NeXT and Qwen2.5-VL models.
 `mtp` takes what `decoder` takes, and an adapter made by `farthing train-mtp`; `judge` (lossy) a judge made by
 `farthing train-judge`.
 
@@ -31,6 +33,8 @@ Examples:
   farthing export decoder --checkpoint ~/models/Qwen2.5-0.5B --out qwen --dtype float16
   farthing export gam --checkpoint gam.safetensors --out gam
   farthing export mtp --checkpoint model.gguf --adapter mtp.safetensors --out fast
+  farthing export vlm --checkpoint llava-1.5-7b-hf --out llava
+  farthing export idpruner --checkpoint llava-1.5-7b-hf --ratio 0.5 --ratio 0.75 --out sparing
   farthing export judge --checkpoint model.gguf --judge judge.safetensors --out lossy
 
 \b
@@ -72,14 +76,39 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
     type=float,
     help="judge: threshold, instead of the file's; 1 accepts nothing more than the standard rule.",
 )
+@click.option(
+    "--ratio",
+    "ratios",
+    type=float,
+    multiple=True,
+    help="idpruner, zoo-prune, globalcom2: part of the visual tokens to drop; a level for each, may be given several times. [default: 0.5 0.75 0.9]",
+)
+@click.option(
+    "--scale",
+    "scales",
+    type=int,
+    multiple=True,
+    help="matryoshka: visual tokens of a view; several times for several levels.",
+)
+@click.option("--selector", type=click.Path(), help="idpruner: folder of a learned selector.")
+@click.option("--importance", help="idpruner: sensitivity or norm, in place of a selector.")
+@click.option("--lam", type=float, help="idpruner: importance (1) against diversity (0). [default: 0.5]")
+@click.option("--estimator", help="zoo-prune: exact, or zo as in the paper. [default: exact]")
+@click.option("--scores", help="globalcom2: logits, or probs. [default: logits]")
+@click.option(
+    "--positions", help="idpruner, zoo-prune, globalcom2: keep the positions of kept tokens, or compact them."
+)
+@click.option(
+    "--prune-layer", type=int, help="idpruner: drop tokens before this layer of the decoder, not before the first."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def export_command(
-    method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool, **special: str | float | None
+    method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool, **special: Any
 ) -> None:
     """The command itself; its help is HELP. ``special`` are options of single methods, passed on where they are given."""
     from ..export import export  # heavy: numpy, onnx
 
-    given = {name: value for name, value in special.items() if value is not None}
+    given = {name: value for name, value in special.items() if value is not None and value != ()}
     with progress_bar() as progress:
         result = export(method, checkpoint, out, dtype=dtype, check=not no_check, progress=progress, **given)
     click.echo(json.dumps(result.as_json()) if as_json else _report(result))

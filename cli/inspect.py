@@ -71,6 +71,7 @@ def inspect(bundle: Bundle, context: int | None = None) -> dict[str, Any]:
         "method": m["method"],
         "model": m["model"],
         "state": m.get("state"),
+        "vision": m.get("vision"),
         "tokenizer": m["tokenizer"],
         "quantization": m["quantization"],
         "provenance": m["provenance"],
@@ -146,9 +147,39 @@ def _text(report: dict[str, Any]) -> str:
             )
         ),
     ]
+    if report["vision"]:
+        lines[4:4] = _vision_lines(report["vision"])
+    levelled = {n for level in (report["vision"] or {"levels": []})["levels"] for n in _graphs_of(level)}
+    levelled -= {"project", "visual_step"}
     for name, graph in report["graphs"].items():
-        lines += _graph_lines(name, graph)
+        if name not in levelled:
+            lines += _graph_lines(name, graph)
+    if levelled:
+        lines.append(f"  and {len(levelled)} graphs of levels, which borrow the weights of these (--json lists them)")
     return "\n".join(lines)
+
+
+def _graphs_of(level: dict[str, Any]) -> list[str]:
+    return [where[kind] for where in level.get("buckets", [level]) for kind in ("project", "step")]
+
+
+def _vision_lines(vision: dict[str, Any]) -> list[str]:
+    """What images become: views, and the levels with their numbers of tokens."""
+    cut, grid = vision["preprocess"], vision["grid"]
+    kinds = {"clip": "one view", "anyres": "a thumbnail and tiles", "qwen2_vl": "its own size"}
+    lines = [
+        f"  images      {vision['family']}: {kinds[cut['kind']]}, {grid} x {grid} tokens each, positions {vision['positions']}"
+        + (f", dropped before layer {vision['prune_layer']}" if "prune_layer" in vision else "")
+    ]
+    for level in vision["levels"]:
+        sizes = [b["tokens"] for b in level.get("buckets", [])]
+        if sizes:
+            told = f"{sizes[0]} to {sizes[-1]} tokens" if len(sizes) > 1 else f"{sizes[0]} tokens"
+        else:
+            told = f"{(grid // level['pool']) ** 2} tokens a view" if "pool" in level else "all tokens"
+        default = "  (unless a request says otherwise)" if level["id"] == vision["level"] else ""
+        lines.append(f"    {level['id']:<9} {told}, {level['ratio']:.0%} dropped{default}")
+    return lines
 
 
 def _mixer(model: dict[str, Any]) -> str:

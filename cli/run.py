@@ -21,6 +21,7 @@ Examples:
   farthing run bundle --prompt-file question.txt --greedy --max-new-tokens 200
   farthing run bundle --raw --prompt "Once upon a time" --temperature 0.9 --top-p 0.95 --seed 7
   farthing run bundle --prompt "Name three coins." --stop "3." --json
+  farthing run llava --image cat.jpg --prompt "What is the cat doing?" --level r75
   cat notes.txt | farthing run bundle --prompt-file -
 
 \b
@@ -40,6 +41,10 @@ Exit codes: 0 done, 2 bad request, 4 bad bundle, 6 a part is not installed, 130 
 @click.option("--prompt-file", type=click.Path(), help="A file with the prompt, UTF-8; - is stdin.")
 @click.option("--prompt-ids", help="The prompt as token ids, separated by commas: for bundles without a tokenizer.")
 @click.option("--raw", is_flag=True, help="No chat template.")
+@click.option(
+    "--image", "images", type=click.Path(), multiple=True, help="A picture to ask about; several times for several."
+)
+@click.option("--level", help="How many visual tokens each picture gets: a level of the bundle (`farthing inspect`).")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Longest answer, in tokens.")
 @sampling_options
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
@@ -66,7 +71,7 @@ def run_command(
     with open_bundle_for(bundle, how) as runtime:
         opened = time.perf_counter() - start
         speaks = runtime.tokenizer is not None
-        how["stop"] = list(how["stop"])
+        how["stop"], how["images"] = list(how["stop"]), list(how["images"])
         made = runtime.generate(**asked, **how, on_text=_show if speaks and not as_json else None)
         if as_json:
             click.echo(json.dumps(made.as_json()))

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from .bundle import Bundle
 from .stepper import Stepper
 from .tensors import MTP_DRAFT_CHAIN
 from .verify_drafts import draft_failure
+from .verify_images import image_failure
 from .verify_judge import judge_failure
 from .weight_formats import check_onnxruntime_computes
 
@@ -76,7 +78,8 @@ class CaseResult:
 class EngineResult:
     """All cases on one engine, ``bodies``, ``kernels`` or ``kernels-int8``. ``steps`` counts compared choices.
 
-    ``drafts`` says what is wrong with the drafts of an mtp bundle, or the judge of a judge bundle; None where they hold or there are none.
+    ``drafts`` says what is wrong with the drafts of an mtp bundle, the judge of a judge bundle, or the images of a vision-language bundle; None
+    where they hold or there are none.
     """
 
     engine: str
@@ -245,8 +248,19 @@ def verify_vectors(
             drafts = draft_failure(bundle, session, chain, allowed)
         elif "judge" in bundle.manifest:
             drafts = judge_failure(bundle, session, allowed)
+        elif "vision" in bundle.manifest:
+            drafts = image_failure(
+                bundle, partial(_open_named, bundle, engine, threads, {bundle.step_graph: session}), allowed
+            )
         results.append(EngineResult(engine, checked, steps, time.perf_counter() - start, drafts))
     return results, skipped
+
+
+def _open_named(bundle: Bundle, engine: str, threads: int, there: dict[str, Any], name: str) -> Any:
+    """The session of a graph: one that is there, or a new one."""
+    if name in there:
+        return there[name]
+    return open_session(str(bundle.graph(name)), session_options(bundle, engine, threads))
 
 
 def check_tolerance(tolerance: float) -> None:

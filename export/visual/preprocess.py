@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...models.clip import ClipConfig
+from ...models.qwen_vision import QwenVisionConfig
 from ..checkpoint.json_file import Fields
 from ..checkpoint.vlm_folder import VlmFolder
+from .native import native_entry
 
 _RESAMPLE = {3: "bicubic", 2: "bilinear"}
 """PIL's numbers."""
@@ -16,26 +19,38 @@ _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27
 
 def preprocess_entry(model: VlmFolder) -> dict[str, Any]:
     """How images become views, for the manifest. Raises CheckpointError."""
-    fields, tower = model.processor(), model.vlm.tower
-    for key in ("do_resize", "do_rescale", "do_normalize", "do_center_crop"):
+    fields = model.processor()
+    for key in ("do_resize", "do_rescale", "do_normalize"):
         if not fields.flag(key, True):
-            raise fields.bad(key, False, "true", "the graphs normalise and expect views of one size")
-    if model.vlm.family == "llava" and fields.flag("do_pad", False):
-        raise fields.bad("do_pad", True, "false", "padding to a square is not supported")
+            raise fields.bad(key, False, "true", "the graphs normalise and expect views of certain sizes")
     factor = fields.number("rescale_factor", 1 / 255)
     if abs(factor * 255 - 1) > 1e-6:
         raise fields.bad("rescale_factor", factor, "1 / 255")
     resample = fields.count("resample", 3, least=0)
     if resample not in _RESAMPLE:
         raise fields.bad("resample", resample, "3 (bicubic) or 2 (bilinear)")
+    entry: dict[str, Any] = {
+        "resample": _RESAMPLE[resample],
+        "mean": _rgb(fields, "image_mean", _MEAN),
+        "std": _rgb(fields, "image_std", _STD),
+    }
+    tower = model.vlm.tower
+    if isinstance(tower, QwenVisionConfig):
+        return entry | native_entry(model, tower, fields)
+    return entry | _square_entry(model, tower, fields)
+
+
+def _square_entry(model: VlmFolder, tower: ClipConfig, fields: Fields) -> dict[str, Any]:
+    """Of towers that take views of one size."""
+    if not fields.flag("do_center_crop", True):
+        raise fields.bad("do_center_crop", False, "true", "the graphs expect views of one size")
+    if model.vlm.family == "llava" and fields.flag("do_pad", False):
+        raise fields.bad("do_pad", True, "false", "padding to a square is not supported")
     crop = _sides(fields, "crop_size", tower.image_size)
     if crop != (tower.image_size, tower.image_size):
         raise fields.bad("crop_size", list(crop), f"{tower.image_size}, the tower's image_size")
     entry: dict[str, Any] = {
         "kind": "anyres" if model.vlm.family == "llava_next" else "clip",
-        "resample": _RESAMPLE[resample],
-        "mean": _rgb(fields, "image_mean", _MEAN),
-        "std": _rgb(fields, "image_std", _STD),
         "size": _size(fields, tower.image_size),
         "crop": tower.image_size,
     }

@@ -98,7 +98,8 @@ def ratio_levels(ratios: Sequence[float], row_counts: Sequence[tuple[int, int]])
     """A level for each ratio, with a bucket for every (rows, line breaks among them) in ``row_counts`` and some between.
 
     Line breaks are always kept, so they are no candidates. Between the least and the most, buckets stand at most an eighth apart: an image
-    of another shape keeps up to that much more than it must.
+    of another shape keeps up to that much more than it must. Where there are no line breaks ``row_counts`` has all sizes, and there are none
+    between.
     """
     levels = []
     for ratio in check_ratios(ratios):
@@ -106,7 +107,7 @@ def ratio_levels(ratios: Sequence[float], row_counts: Sequence[tuple[int, int]])
         buckets = {exact[0]}
         for low, high in pairwise(exact):
             steps = 1
-            while low * (high / low) ** (1 / steps) - low > low / 8:
+            while any(breaks for _, breaks in row_counts) and low * (high / low) ** (1 / steps) - low > low / 8:
                 steps += 1
             buckets |= {round(low * (high / low) ** (i / steps)) for i in range(1, steps + 1)}
         levels.append(Level(level_id(ratio), ratio, tuple(sorted(buckets))))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CheckpointError, RequestError, found_wanted
+from ...models.qwen_vision import QwenVisionConfig
 from ...runtime.anyres import anyres, choose_pinpoint
 from ...runtime.bundle import BundleWriter
 from ...runtime.plain_feeds import plain_feeds
@@ -18,11 +19,12 @@ from ..checkpoint import open_vlm
 from ..checkpoint.vlm_folder import VlmFolder
 from ..decoder import DTYPES, check_onnx, decoder_manifest, graph_entry, prompts_of, write_tokenizer
 from ..graph import GraphWriter, Progress, no_progress, write_decoder
-from ..graph.clip import write_clip
 from ..graph.project import ProjectGraph
+from ..graph.tower import write_tower
 from ..graph.visual_step import VisualStepGraph
 from ..recipe_types import ExportResult
 from ..vectors import check_against_reference, record_decoder
+from .native import longest_side, native_counts
 from .preprocess import preprocess_entry
 from .reduction import FULL, Level, Reduction
 from .vectors import check_images, record_images
@@ -114,6 +116,8 @@ def export_visual(
 def row_counts(model: VlmFolder) -> list[tuple[int, int]]:
     """(rows, line breaks among them) of images: of the one view, or of every full size and of the most extreme shape."""
     c = model.vlm
+    if isinstance(c.tower, QwenVisionConfig):
+        return native_counts(preprocess_entry(model))
     if not c.newline:
         return [(c.tower.tokens, 0)]
     side, found = c.tower.image_size, set()
@@ -148,7 +152,7 @@ def vision_entry(
         "family": c.family,
         "image_token_id": c.image_token_id,
         "preprocess": preprocess,
-        "grid": c.tower.grid,
+        "grid": longest_side(preprocess) if isinstance(c.tower, QwenVisionConfig) else c.tower.grid,
         "feature_size": c.tower.feature_size,
         "newline": c.newline,
         "positions": reduction.positions,
@@ -213,7 +217,7 @@ def _write_graphs(
         return name
 
     with GraphWriter(folder, VISION) as graph:
-        write_clip(
+        write_tower(
             graph,
             model.vlm.tower,
             tower,
@@ -226,7 +230,7 @@ def _write_graphs(
     with GraphWriter(folder, DECODER) as graph:
         write_decoder(graph, model, dtype=dtype, trees=trees, prune_layer=late, progress=progress)
     graphs[DECODER] = graph
-    everything: int | str = "L" if model.vlm.newline else model.vlm.tower.tokens
+    everything = model.vlm.rows
     entries: list[dict[str, Any]] = []
     for level in levels:
         entry: dict[str, Any] = {"id": level.id, "ratio": level.ratio}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import VerificationError, found_wanted
-from ...runtime.visual.encoder import VisualEncoder
+from ...runtime.visual.encoder import Rows, VisualEncoder
 from ...runtime.visual.images import sample_image
 from ...runtime.visual.prepare import prepare
-from ...runtime.visual.spec import VisionSpec
+from ...runtime.visual.spec import Route, VisionSpec
 from ...runtime.visual.stepper import PromptStepper
 from ..checkpoint.vlm_folder import VlmFolder
 from ..graph import Progress
@@ -34,6 +35,8 @@ class ImageCase:
     width: int
     level: str
     kept: np.ndarray
+    rows: int
+    """Slots of the cache that the image takes."""
     case: Case
 
     @property
@@ -44,7 +47,13 @@ class ImageCase:
     def as_json(self) -> dict[str, Any]:
         """As vectors/decoder.json stores it, beside the cases without images."""
         image = {"seed": self.seed, "height": self.height, "width": self.width}
-        return {"image": image, "level": self.level, "kept": self.kept.tolist(), **self.case.as_json()}
+        return {
+            "image": image,
+            "level": self.level,
+            "kept": self.kept.tolist(),
+            "rows": self.rows,
+            **self.case.as_json(),
+        }
 
 
 def record_images(folder: Path, manifest: dict[str, Any], progress: Progress) -> list[ImageCase]:
@@ -57,10 +66,7 @@ def record_images(folder: Path, manifest: dict[str, Any], progress: Progress) ->
             sessions[name] = open_graph(folder / f"{name}.onnx")
         return sessions[name]
 
-    side = int(spec.entry["preprocess"].get("crop", 56))
-    shapes = [(side * 4 // 3, side)]
-    if spec.entry["newline"]:
-        shapes = [(side * 2, side * 2), (side, side * 3 // 2)]
+    shapes = _shapes(spec)
     cases, total = [], len(spec.levels) * len(shapes)
     vocab, token = int(manifest["model"]["vocab_size"]), spec.image_token_id
     for seed, (height, width) in enumerate(shapes):
@@ -76,7 +82,8 @@ def record_images(folder: Path, manifest: dict[str, Any], progress: Progress) ->
                 chosen.append(int(logits[-1].argmax()))
                 if len(chosen) < NEW_TOKENS:
                     logits.append(stepper.text(chosen[-1:]))
-            cases.append(ImageCase(seed, height, width, level, stepper.kept[0], Case(prompt, chosen, np.stack(logits))))
+            case, taken = Case(prompt, chosen, np.stack(logits)), rows.embeds.shape[1]
+            cases.append(ImageCase(seed, height, width, level, stepper.kept[0], taken, case))
             progress("recording images", len(cases), total)
     return cases
 
@@ -116,12 +123,11 @@ def check_images(cases: list[ImageCase], model: VlmFolder, manifest: dict[str, A
             kept = torch.from_numpy(case.kept)
             late = spec.prune_layer if len(kept) < len(embeds) else None
             skip = frozenset(spec.entry["method"].get("skip_ffn", ())) if case.level.startswith("skip") else frozenset()
-            where = torch.arange(len(embeds))
-            image = ImageRows(embeds, where, len(embeds), kept)
-            if late is None:
-                chosen = embeds[kept]
-                places = torch.arange(len(kept)) if spec.compact else kept
-                image = ImageRows(chosen, places, len(kept) if spec.compact else len(embeds), torch.arange(len(kept)))
+            taken = np.arange(len(embeds)) if late is not None else case.kept
+            rows_of = Rows(embeds.numpy()[None], taken, len(embeds), Route("", "", None), prepared.grid)
+            places, span = rows_of.positions(0, spec.compact)
+            stays = kept if late is not None else torch.arange(len(kept))
+            image = ImageRows(embeds[torch.from_numpy(taken)], torch.from_numpy(places).squeeze(-2), span, stays)
             ids = [*case.case.prompt_ids, *case.case.greedy_ids[:-1]]
             wanted = logits(
                 decoder, spec.image_token_id, ids, [image], NEW_TOKENS, skip_ffn=skip, prune_layer=late
@@ -143,6 +149,21 @@ def check_images(cases: list[ImageCase], model: VlmFolder, manifest: dict[str, A
         if error[step] / bound[step] >= worst / allowed:
             worst, allowed = float(error[step]), float(bound[step])
     return {"max_abs": worst, "allowed": allowed, "rows": rows}
+
+
+def _shapes(spec: VisionSpec) -> list[tuple[int, int]]:
+    """(height, width) of images that show every level, and what is particular about the family."""
+    how = spec.entry["preprocess"]
+    side = int(how.get("crop", 56))
+    if spec.entry["newline"]:
+        return [(side * 2, side * 2), (side, side * 3 // 2)]
+    if how["kind"] != "qwen2_vl":
+        return [(side * 4 // 3, side)]
+    # Windows that are cut at two edges; and as many rows as a level needs to drop some.
+    unit, window = int(how["patch"]) * int(how["merge"]), int(how["window"])
+    least = [b["tokens"] for level in spec.entry["levels"] for b in level.get("buckets", [])[:1]]
+    wide = math.ceil(1.2 * max(least) ** 0.5) * unit if least else 0
+    return [(window - unit + 5, window + 2 * unit - 3), *([(wide, wide)] if least else [])]
 
 
 def _text(vocab: int, image_token: int) -> Iterator[int]:

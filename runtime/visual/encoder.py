@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import tensors as names
 from ..anyres import AnyRes
+from . import native
 from .prepare import Prepared, prepare
 from .spec import Route, VisionSpec
 
@@ -28,16 +29,20 @@ class Rows:
     """An image as the decoder gets it.
 
     ``embeds`` float32 [1,K,D]; ``kept`` int64 [K], their numbers among the image's ``total`` rows; ``route`` its graphs. Where rows are dropped
-    inside the decoder, embeds are all rows and kept is not known before the visual pass.
+    inside the decoder, embeds are all rows and kept is not known before the visual pass. ``grid``: rows and columns of an image whose rows
+    have them as positions, (0, 0) of others.
     """
 
     embeds: np.ndarray
     kept: np.ndarray
     total: int
     route: Route
+    grid: tuple[int, int] = (0, 0)
 
     def positions(self, start: int, compact: bool) -> tuple[np.ndarray, int]:
-        """(rotary positions int64 [1,K] behind a text that ended before ``start``, the position of the text behind)."""
+        """(rotary positions int64 [1,K], or [3,1,K] of a grid, behind a text that ended before ``start``; the position of the text behind)."""
+        if self.grid != (0, 0):
+            return native.positions(start, self.kept, self.grid)
         if compact:
             return start + np.arange(len(self.kept), dtype=np.int64)[None], start + len(self.kept)
         return start + self.kept[None], start + self.total
@@ -98,7 +103,7 @@ class VisualEncoder:
         made = dict(zip(outputs, session.run(outputs, feeds), strict=True))
         embeds = made[names.VISUAL_EMBEDS]
         kept = made[names.KEPT][0] if names.KEPT in made else np.arange(embeds.shape[1], dtype=np.int64)
-        return Rows(embeds, kept, embeds.shape[1] if route.pool > 1 else total, route)
+        return Rows(embeds, kept, embeds.shape[1] if route.pool > 1 else total, route, prepared.grid)
 
     def _feeds(self, session: Any, found: dict[str, np.ndarray], layout: AnyRes | None) -> dict[str, np.ndarray]:
         known: dict[str, Callable[[], np.ndarray]] = {name: (lambda a=array: a) for name, array in found.items()}  # type: ignore[misc]

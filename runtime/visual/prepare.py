@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import MissingDependencyError, RequestError, found_wanted
 from ..anyres import AnyRes, anyres, choose_pinpoint
+from .native import fitted
 
 MOST_STRETCH = 200
 """Longest side over shortest: beyond it the resized picture of a few bytes would fill the memory."""
@@ -21,11 +22,15 @@ MOST_STRETCH = 200
 
 @dataclass(frozen=True)
 class Prepared:
-    """``views`` uint8 [T,H,W,3]; ``tiles`` (nh,nw) of an image of several views, (0, 0) of one; ``original`` its (height, width)."""
+    """``views`` uint8 [T,H,W,3]; ``tiles`` (nh,nw) of an image of several views, (0, 0) of one; ``original`` its (height, width).
+
+    ``grid``: rows and columns of tokens of an image that keeps its shape, (0, 0) of others.
+    """
 
     views: np.ndarray
     original: tuple[int, int]
     tiles: tuple[int, int] = (0, 0)
+    grid: tuple[int, int] = (0, 0)
 
     def layout(self, grid: int) -> AnyRes:
         """Where the rows of views of ``grid`` x ``grid`` tokens stand in the sequence."""
@@ -44,7 +49,14 @@ def prepare(pixels: np.ndarray, how: Mapping[str, Any]) -> Prepared:
         return Prepared(clip_view(pixels, how)[None], (height, width))
     if how["kind"] == "anyres":
         return _several(pixels, how)
-    raise RequestError(found_wanted("kind of preprocessing", how["kind"], "clip or anyres", "update farthing"))
+    if how["kind"] == "qwen2_vl":
+        unit = int(how["patch"]) * int(how["merge"])
+        size = fitted((height, width), unit, int(how["min_pixels"]), int(how["max_pixels"]))
+        grid = (size[0] // unit, size[1] // unit)
+        return Prepared(resize(pixels, size, how["resample"])[None], (height, width), grid=grid)
+    raise RequestError(
+        found_wanted("kind of preprocessing", how["kind"], "clip, anyres or qwen2_vl", "update farthing")
+    )
 
 
 def clip_view(pixels: np.ndarray, how: Mapping[str, Any]) -> np.ndarray:
