@@ -5,25 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
+from reduction_graphs import LIBRARIES, run
 
 from farthing.errors import RequestError
 from farthing.export.graph import token_reduction as tr
 from farthing.export.graph.writer import GraphWriter, TensorInfo
-from farthing.plugins import library_path
-
-LIBRARIES = [None] + ([library_path()] if library_path() else [])
-
-
-def run(path: Path, feeds: dict, library: Path | None = None) -> list[np.ndarray]:
-    onnx.checker.check_model(onnx.load(path), full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    if library:
-        options.register_custom_ops_library(str(library))
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +50,15 @@ def test_buckets_never_keep_less_than_asked() -> None:
         tr.choose_bucket(buckets, 4000, 0.75)
     with pytest.raises(RequestError, match="tokens kept"):
         tr.keep_buckets([576], 1.0)
+
+
+def test_buckets_count_rows_that_always_stay() -> None:
+    """24 line breaks are kept on top of the ratio, and never the reason to choose a bucket that drops nothing."""
+    assert tr.choose_bucket((144, 168, 200), 576, 0.75, always=24) == 168
+    assert tr.choose_bucket((144, 168, 200), 576, 0.75, always=25) == 200
+    assert tr.choose_bucket((700,), 576, 0.0, always=24) is None
+    with pytest.raises(RequestError, match="tokens to keep is 201, expected at most 200"):
+        tr.choose_bucket((200,), 576, 0.75, always=57)
 
 
 def pruning_graph(folder: Path, k: int, **extra: object) -> Path:
@@ -187,3 +183,10 @@ def test_pooling_refuses_what_would_drop_tokens(tmp_path: Path) -> None:
     assert tr.pool_sizes(24) == (576, 144, 64, 36, 16, 9, 4, 1)
     with pytest.raises(RequestError, match="pool is 5, expected one of 1, 2, 3, 4, 6, 8, 12, 24 for a grid of 24 x 24"):
         tr.add_pooling(GraphWriter(tmp_path, "p"), "x", "y", grid=(24, 24), pool=5, width=4)
+
+
+def test_scales_are_numbers_of_tokens_that_squares_divide_to() -> None:
+    assert [tr.scale_pool(24, s) for s in tr.pool_sizes(24)] == [1, 2, 3, 4, 6, 8, 12, 24]
+    for scale in (100, 0, -4, 575, 577, 1.5, True, "36"):
+        with pytest.raises(RequestError, match="expected one of 576, 144, 64, 36, 16, 9, 4, 1 for a grid of 24 x 24"):
+            tr.scale_pool(24, scale)

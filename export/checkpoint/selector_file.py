@@ -88,7 +88,8 @@ def open_selector(path: str | Path, width: int) -> Selector:
             )
         if not np.isfinite(array).all():
             raise _bad(file, f"tensor {name}", "not finite", "finite numbers", "fetch or train the selector again")
-    return Selector(*(arrays[n] for n in TENSORS), architecture=architecture, files=(folder / "config.json", file))
+    q_weight, q_bias, k_weight, k_bias = (arrays[name] for name in TENSORS)
+    return Selector(q_weight, q_bias, k_weight, k_bias, architecture, (folder / "config.json", file))
 
 
 def _weights_file(folder: Path) -> Path:
