@@ -59,6 +59,14 @@ class ClipConfig:
         """Layers that must run for the features."""
         return max(self.wanted_layers)
 
+    def expected_tensors(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the tower with its shape."""
+        return expected_tensors(self)
+
+    def features(self, read: Callable[[str], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        """See `features`."""
+        return features(self, read, images)
+
 
 def expected_tensors(c: ClipConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of the tower with its shape."""

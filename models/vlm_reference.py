@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from .blocks import KVCache, rms_norm, rotary_angles
-from .clip import features
 from .decoder import Decoder
 from .vlm import VlmConfig, project
 
 
 @dataclass(frozen=True)
 class ImageRows:
-    """An image inside a prompt: ``embeds`` float32 [K,D], rotary ``positions`` int64 [K] counted from its begin, how many positions it takes.
+    """An image inside a prompt: ``embeds`` float32 [K,D], rotary ``positions`` int64 [K] counted from its begin (with M-RoPE [3,K]), how many
+    positions it takes.
 
     ``kept`` int64: numbers of the rows that stay where rows are dropped inside the decoder.
     """
@@ -38,9 +38,9 @@ def image_features(
     std: Sequence[float],
 ) -> torch.Tensor:
     """Features [T,N,dv] of uint8 views [T,H,W,3]; ``read`` gives ``tower.<name>``."""
-    images = torch.from_numpy(views).float() * (1 / 255)
+    images = torch.from_numpy(np.array(views)).float() * (1 / 255)
     images = (images - torch.tensor(mean)) / torch.tensor(std)
-    return features(config.tower, lambda n: read(f"tower.{n}"), images.permute(0, 3, 1, 2))
+    return config.tower.features(lambda n: read(f"tower.{n}"), images.permute(0, 3, 1, 2))
 
 
 def image_rows(
@@ -84,11 +84,12 @@ def logits(
     there; None drops none (rows that were dropped before the first layer are not given at all).
     """
     waiting, embeds, positions, visual, stays, at = list(images), [], [], [], [], 0
+    axes = (3, 1) if decoder.config.mrope_section else (1,)
     table = decoder.embed(torch.tensor([list(ids)]))[0]
     for row, token in enumerate(ids):
         if token != image_token_id or not waiting:
             embeds.append(table[row][None])
-            positions.append(torch.tensor([at]))
+            positions.append(torch.full(axes, at))
             visual.append(torch.tensor([False]))
             stays.append(torch.tensor([True]))
             at += 1
@@ -102,7 +103,7 @@ def logits(
     return decoder_logits(
         decoder,
         torch.cat(embeds),
-        torch.cat(positions),
+        torch.cat(positions, -1),
         torch.cat(visual),
         torch.cat(stays),
         behind,
