@@ -38,7 +38,7 @@ def image_features(
     std: Sequence[float],
 ) -> torch.Tensor:
     """Features [T,N,dv] of uint8 views [T,H,W,3]; ``read`` gives ``tower.<name>``."""
-    images = torch.from_numpy(np.array(views)).float() * (1 / 255)
+    images = torch.from_numpy(views.astype(np.float32)) * (1 / 255)
     images = (images - torch.tensor(mean)) / torch.tensor(std)
     return config.tower.features(lambda n: read(f"tower.{n}"), images.permute(0, 3, 1, 2))
 
