@@ -30,11 +30,11 @@ class Matryoshka(Reduction):
 
     def check(self, model: VlmFolder) -> None:
         """Scales that divide the grid; warns where the checkpoint does not say that it was trained for them. Raises RequestError."""
-        if model.config.mrope_section or model.vlm.tower.class_token:
+        if model.config.mrope_section or model.vlm.clip.class_token:
             raise RequestError(
                 found_wanted("rows of a view", "not a square grid of patches", "one, as LLaVA has", "use idpruner")
             )
-        grid = model.vlm.tower.grid
+        grid = model.vlm.clip.grid
         asked = self._asked
         if asked is None:
             asked = [(grid // p) ** 2 for p in (2, 4, 8, grid) if grid % p == 0]
@@ -53,7 +53,7 @@ class Matryoshka(Reduction):
 
     def levels(self, model: VlmFolder, rows: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
         """One for each scale."""
-        grid = model.vlm.tower.grid
+        grid = model.vlm.clip.grid
         return tuple(Level(f"s{s}", 1.0 - s / grid**2, pool=scale_pool(grid, s)) for s in self.scales)
 
     def default_level(self) -> str:
@@ -62,7 +62,7 @@ class Matryoshka(Reduction):
 
     def project(self, graph: ProjectGraph, model: VlmFolder, level: Level, tokens: int | str) -> None:
         """Pooled views, then in order."""
-        grid, width = model.vlm.tower.grid, model.vlm.width
+        grid, width = model.vlm.clip.grid, model.vlm.width
         graph.begin(
             lambda views: (
                 add_pooling(graph.w, views, "pooled", grid=(grid, grid), pool=level.pool, width=width) or "pooled"

@@ -286,7 +286,7 @@ class GlobalCom2(Pruning):
 
     def extend_tower(self, model: VlmFolder) -> BeforeLast:
         """Scores of the class token in the last layer, of which nothing else is computed."""
-        tower = model.vlm.tower
+        tower = model.vlm.clip
 
         def read(name: str) -> np.ndarray:
             return model.visual(f"tower.encoder.layers.{tower.layers - 1}.{name}")
@@ -309,7 +309,7 @@ class GlobalCom2(Pruning):
 
     def project(self, graph: ProjectGraph, model: VlmFolder, level: Level, tokens: int | str) -> None:
         """Quotas and scores, then the best of every view."""
-        cells = model.vlm.tower.grid**2
+        cells = model.vlm.clip.grid**2
         graph.begin()
         graph.w.inputs += [
             TensorInfo(names.CLS_SCORE, "float32", ("T", cells)),

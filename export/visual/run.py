@@ -52,6 +52,7 @@ def export_visual(
     writer = BundleWriter(out)  # refuses an unsuitable target before any work
     model = checkpoint if isinstance(checkpoint, VlmFolder) else open_vlm(checkpoint)
     reduction.check(model)
+    check_positions(model, reduction)
     counts = row_counts(model)
     levels = (Level(FULL, 0.0), *reduction.levels(model, counts))
     check_room(model, levels)
@@ -127,6 +128,14 @@ def row_counts(model: VlmFolder) -> list[tuple[int, int]]:
         layout = anyres(shape, (high // side, wide // side), c.tower.grid)
         found.add((layout.order.size, layout.newlines))
     return sorted(found)
+
+
+def check_positions(model: VlmFolder, reduction: Reduction) -> None:
+    """Raise RequestError where rows that have a time, a row and a column would be numbered anew."""
+    if reduction.positions == "compact" and model.config.mrope_section:
+        raise RequestError(
+            found_wanted("positions", "compact with M-RoPE", "keep", "dropped rows leave the others where they are")
+        )
 
 
 def check_room(model: VlmFolder, levels: tuple[Level, ...]) -> None:
@@ -239,7 +248,7 @@ def _write_graphs(
         elif level.skip_ffn:
             entry |= {"project": PROJECT, "step": visual_step(f"{VISUAL_STEP}_{level.id}", level, "N")}
         elif level.pool > 1:
-            pooled = "L" if model.vlm.newline else model.vlm.tower.tokens // level.pool**2
+            pooled = "L" if model.vlm.newline else model.vlm.clip.tokens // level.pool**2
             entry |= {
                 "project": project(f"{PROJECT}_{level.id}", level, pooled),
                 "step": VISUAL_STEP,

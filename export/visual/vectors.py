@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def check_images(cases: list[ImageCase], model: VlmFolder, manifest: dict[str, A
                 read,
                 found,
                 None if layout is None else layout.order,
-                lambda x, p=pool, g=grid: pooled(x, g, p),
+                partial(pooled, grid=grid, pool=pool),
             )
             kept = torch.from_numpy(case.kept)
             late = spec.prune_layer if len(kept) < len(embeds) else None
