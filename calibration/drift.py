@@ -18,7 +18,7 @@ from ..errors import BundleError, CheckpointError, MissingDependencyError, found
 from ..plugins import library_path
 from ..runtime import tensors as names
 from ..runtime.bundle import Bundle
-from ..runtime.plain_feeds import plain_feeds
+from ..runtime.plain_feeds import places, plain_feeds
 from ..runtime.verify import check_tolerance, is_integer, open_session, read_cases, session_options
 
 if TYPE_CHECKING:
@@ -160,9 +160,8 @@ def _run(session: Any, bundle: Bundle, sequences: Sequence[list[int]]) -> list[l
         pasts = {n.format(i): empty for i in range(kv["layers"]) for n in (names.PAST_K, names.PAST_V)}
         feeds = {
             names.INPUT_IDS: np.array([sequence], np.int64),
-            names.POSITIONS: rows,
-            names.PAST_LEN: np.zeros(1, np.int64),
             names.LOGIT_ROWS: rows,
+            **places(session, rows, np.zeros(1, np.int64)),
             **plain_feeds(bundle.step_inputs, 1, len(sequence)),
             **pasts,
         }

@@ -21,7 +21,7 @@ from ..export.graph import Progress, no_progress
 from ..plugins import library_path
 from ..runtime import tensors as names
 from ..runtime.bundle import Bundle
-from ..runtime.plain_feeds import plain_feeds
+from ..runtime.plain_feeds import places, plain_feeds
 
 TOKENS = 2048
 WINDOW = 512
@@ -136,9 +136,8 @@ class Stream:
         rows = np.arange(len(ids), dtype=np.int64)[None]
         feeds = {
             names.INPUT_IDS: np.array([ids], np.int64),
-            names.POSITIONS: rows + self._past,
-            names.PAST_LEN: np.array([self._past], np.int64),
             names.LOGIT_ROWS: rows,
+            **places(self._session, rows + self._past, np.array([self._past], np.int64)),
             **plain_feeds(self._inputs, 1, len(ids)),
             **dict(zip(self._pasts, self._cache, strict=True)),
         }

@@ -250,7 +250,10 @@ def verify_vectors(
             drafts = judge_failure(bundle, session, allowed)
         elif "vision" in bundle.manifest:
             drafts = image_failure(
-                bundle, partial(_open_named, bundle, engine, threads, {bundle.step_graph: session}), allowed
+                bundle,
+                partial(_open_named, bundle, engine, threads, {bundle.step_graph: session}),
+                allowed,
+                rounded=engine == ROUNDED,
             )
         results.append(EngineResult(engine, checked, steps, time.perf_counter() - start, drafts))
     return results, skipped

@@ -16,10 +16,15 @@ from .visual.stepper import PromptStepper
 _SIDES = range(1, 4097)
 
 
-def image_failure(bundle: Bundle, open_graph: Open, tolerance: float) -> str | None:
+ROUNDED_ROWS = 0.1
+"""Part of the kept rows that may be others where activations are rounded to 8 bits: near-ties go either way. Measured: 1 of 14."""
+
+
+def image_failure(bundle: Bundle, open_graph: Open, tolerance: float, *, rounded: bool = False) -> str | None:
     """The house sentence about the first recorded image that comes out differently by ``open_graph`` (name -> session), or None.
 
-    Recorded ids are fed back. A choice whose margin is within the tolerance is a tie. Raises BundleError for unusable recordings.
+    Recorded ids are fed back. A choice whose margin is within the tolerance is a tie. ``rounded``: activations are rounded, so ROUNDED_ROWS
+    of the rows may be others, and what follows from other rows is not compared. Raises BundleError for unusable recordings.
     """
     sessions: dict[str, Any] = {}
 
@@ -36,6 +41,8 @@ def image_failure(bundle: Bundle, open_graph: Open, tolerance: float) -> str | N
         what = f"image {number}, level {case['level']}"
         if (found := stepper.kept[0].tolist()) != case["kept"]:
             missing = len(set(case["kept"]) - set(found))
+            if rounded and len(found) == len(case["kept"]) and missing <= max(1, ROUNDED_ROWS * len(found)):
+                continue
             return found_wanted(
                 f"kept rows of {what}",
                 f"{len(found)} rows, {missing} of the recorded ones not among them",

@@ -52,6 +52,8 @@ class Rewritten:
     data: list[str]
     quantized: int
     kept: int
+    tensors: TargetTensors
+    """What was written, to be lent to graphs of the same weights."""
 
 
 def rewrite_decoder(
@@ -61,23 +63,26 @@ def rewrite_decoder(
     *,
     moments: InputMoments | None = None,
     stand_in: bool = False,
+    lender: TargetTensors | None = None,
     progress: Progress = no_progress,
 ) -> Rewritten:
     """Quantise the graph in file ``source`` into ``folder`` under the same file name. ``moments`` of its inputs: for rounding by GPTQ.
 
-    ``stand_in``: write nvfp4 weights as the float32 numbers they stand for, since ONNX Runtime has no 4-bit floats.
+    ``stand_in``: write nvfp4 weights as the float32 numbers they stand for, since ONNX Runtime has no 4-bit floats. ``lender``: the tensors of
+    a graph of the same weights that was rewritten into ``folder`` before.
 
     One tensor is in memory at a time. Same input and options, same bytes. Raises BundleError for weights that are not finite and
     for graphs that are quantised already or not made by the exporter.
     """
     model = onnx.load(str(source), load_external_data=False)
     with ExternalData(folder / f"{source.name}.data") as data:
-        rewriter = _Rewriter(source, model, TargetTensors(data), options, moments, progress)
+        target = TargetTensors(data, lender)
+        rewriter = _Rewriter(source, model, target, options, moments, progress)
         rewriter.stand_in = stand_in
         rewriter.run()
         path = folder / source.name
         path.write_bytes(model.SerializeToString(deterministic=True))
-        return Rewritten(path.name, [data.path.name] if data.path.exists() else [], rewriter.quantized, rewriter.kept)
+        return Rewritten(path.name, target.files, rewriter.quantized, rewriter.kept, target)
 
 
 class _Rewriter:
@@ -95,6 +100,7 @@ class _Rewriter:
         self.path, self.model, self.target, self.options = path, model, target, options
         self.source = SourceTensors(path, model)
         self.nodes: list[onnx.NodeProto] = []
+        self._made: set[str] = set()
         self.quantized = self.kept = 0
         self._progress = progress
         self._done = 0
@@ -186,16 +192,25 @@ class _Rewriter:
         if weight + ".codes" not in self.target:
             rounded = round_fp8(self._matrix(weight))
             turned = np.ascontiguousarray(rounded.codes.T).view(np.uint8)
-            codes = self.target.add(weight + ".codes", TensorProto.FLOAT8E4M3FN, turned.shape, turned)
-            scales = self.target.add(weight + ".scales", TensorProto.FLOAT, rounded.scales.shape, rounded.scales)
-            self._node("DequantizeLinear", [codes, scales], [weight], axis=1)
+            self.target.add(weight + ".codes", TensorProto.FLOAT8E4M3FN, turned.shape, turned)
+            self.target.add(weight + ".scales", TensorProto.FLOAT, rounded.scales.shape, rounded.scales)
             self._advance(turned.size)
+        if self._first_use(weight):
+            self._node("DequantizeLinear", [weight + ".codes", weight + ".scales"], [weight], axis=1)
         return weight
+
+    def _first_use(self, weight: str) -> bool:
+        """Whether no node of this graph has made ``weight`` yet."""
+        first = weight not in self._made
+        self._made.add(weight)
+        return first
 
     def _nvfp4(self, weight: str) -> str:
         """The same, of blocks of E2M1: their scales are themselves dequantised, by one number for the matrix."""
-        if weight + ".codes" in self.target or weight in self.target:
+        if weight in self.target:
             return weight
+        if weight + ".codes" in self.target:
+            return self._from_blocks(weight)
         matrix = self._matrix(weight)
         if matrix.shape[1] % FP4_BLOCK:
             raise BundleError(
@@ -213,13 +228,19 @@ class _Rewriter:
             return weight
         turned = np.ascontiguousarray(rounded.codes.T)
         packed = pack_nibbles(turned.view(np.uint8))
-        codes = self.target.add(weight + ".codes", TensorProto.FLOAT4E2M1, turned.shape, packed)
+        self.target.add(weight + ".codes", TensorProto.FLOAT4E2M1, turned.shape, packed)
         scales = np.ascontiguousarray(rounded.scales.T).view(np.uint8)
         self.target.add(weight + ".scales", TensorProto.FLOAT8E4M3FN, scales.shape, scales)
         self.target.add(weight + ".whole", TensorProto.FLOAT, (), np.asarray(rounded.whole, np.float32))
-        self._node("DequantizeLinear", [weight + ".scales", weight + ".whole"], [weight + ".steps"])
-        self._node("DequantizeLinear", [codes, weight + ".steps"], [weight], axis=0, block_size=FP4_BLOCK)
         self._advance(turned.size)
+        return self._from_blocks(weight)
+
+    def _from_blocks(self, weight: str) -> str:
+        """Nodes that make ``weight`` of its codes, once in a graph."""
+        if self._first_use(weight):
+            self._node("DequantizeLinear", [weight + ".scales", weight + ".whole"], [weight + ".steps"])
+            codes = [weight + ".codes", weight + ".steps"]
+            self._node("DequantizeLinear", codes, [weight], axis=0, block_size=FP4_BLOCK)
         return weight
 
     def _embedding(self, node: onnx.NodeProto) -> None:

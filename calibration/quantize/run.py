@@ -18,7 +18,7 @@ from ...export.vectors import record_decoder
 from ...export.vectors.judge import record_judge
 from ...runtime.bundle import Bundle, BundleWriter, open_bundle
 from ...runtime.plain_feeds import plain_feeds
-from ...runtime.tensors import DECODER
+from ...runtime.tensors import DECODER, VISUAL_STEP
 from ..quality import compare, read_text
 from .moments import InputMoments, calibration_text
 from .options import BITS, SMALL_FLOATS, Options
@@ -95,6 +95,7 @@ def quantize(
         moments = None if read is None else InputMoments(source, read, progress=progress)
         written = rewrite_decoder(source.graph(DECODER), graphs, options, moments=moments, progress=progress)
         _check_onnx(graphs / written.file)
+        others = _other_graphs(source, graphs, options, written)
         _copy_rest(source, writer.path)
         loss = None
         with tempfile.TemporaryDirectory(prefix=".stand-in.", dir=writer.path.parent) as folder:
@@ -103,10 +104,12 @@ def quantize(
                 runs = Path(folder) / written.file
                 rewrite_decoder(source.graph(DECODER), Path(folder), options, stand_in=True, progress=progress)
             _record_again(source, runs, writer.path, progress)
+            if "vision" in source.manifest:
+                _record_images_again(source, writer.path, options, progress)
             if document:
                 loss = compare(source, source.graph(DECODER), runs, document, progress=progress)
         progress("hashing", 0, 1)
-        path = writer.commit(_manifest(source, written, options, moments, loss))
+        path = writer.commit(_manifest(source, written, others, options, moments, loss))
         progress("hashing", 1, 1)
     return QuantizeResult(
         path=path,
@@ -118,6 +121,36 @@ def quantize(
         seconds=round(time.perf_counter() - start, 3),
         loss=loss,
     )
+
+
+def _other_graphs(source: Bundle, folder: Path, options: Options, decoder: Rewritten) -> dict[str, Any]:
+    """Entries of the graphs beside the decoder. Visual passes share its weights, rounded as they are; tower and projector stay as they were."""
+    entries: dict[str, Any] = {}
+    for name, entry in source.manifest["graphs"].items():
+        if name.startswith(VISUAL_STEP):
+            made = rewrite_decoder(source.graph(name), folder, options, lender=decoder.tensors)
+            _check_onnx(folder / made.file)
+            entries[name] = {**entry, "file": f"graphs/{made.file}", "data": [f"graphs/{n}" for n in made.data]}
+        elif name != DECODER:
+            for file in (entry["file"], *entry["data"]):
+                shutil.copyfile(source.file(file), folder / Path(file).name)
+            entries[name] = entry
+    return entries
+
+
+def _record_images_again(source: Bundle, folder: Path, options: Options, progress: Progress) -> None:
+    """The source's images, answered by the new graphs. Raises RequestError for weights that ONNX Runtime does not compute with."""
+    from ...export.visual.vectors import record_images
+
+    if options.weights == "nvfp4":
+        raise RequestError(
+            found_wanted("weights", "nvfp4 for a vision-language bundle", "fp8, int8 or int4", "choose another --weights")
+        )
+    path = folder / source.manifest["vectors"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    cases = record_images(folder / "graphs", source.manifest, progress)
+    content["images"] = [case.as_json() for case in cases]
+    path.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_onnx(path: Path) -> None:
@@ -157,7 +190,12 @@ def _record_again(source: Bundle, graph: Path, folder: Path, progress: Progress)
 
 
 def _manifest(
-    source: Bundle, written: Rewritten, options: Options, moments: InputMoments | None, loss: dict[str, Any] | None
+    source: Bundle,
+    written: Rewritten,
+    others: dict[str, Any],
+    options: Options,
+    moments: InputMoments | None,
+    loss: dict[str, Any] | None,
 ) -> dict[str, Any]:
     old = source.manifest
     kept = {k: v for k, v in old.items() if k not in ("format", "format_version", "files")}
@@ -183,7 +221,7 @@ def _manifest(
         **kept,
         # Rounded weights choose other tokens now and then.
         "method": {**old["method"], "guarantee": "lossy"},
-        "graphs": {**old["graphs"], DECODER: graph},
+        "graphs": {**others, DECODER: graph},
         "quantization": quantization,
         "provenance": {**old["provenance"], "versions": {**old["provenance"]["versions"], **versions}},
     }

@@ -15,7 +15,10 @@ from ...export.graph.writer import INLINE_LIMIT
 FLOATS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 """Dtypes a float matrix may have, with their ONNX numbers."""
 
-_NUMPY = {TensorProto.FLOAT: "<f4", TensorProto.FLOAT16: "<f2", TensorProto.INT64: "<i8"}
+CODED = (".codes", ".scales", ".zeros", ".whole")
+"""What a quantised matrix is made of."""
+
+_NUMPY = {TensorProto.FLOAT: "<f4", TensorProto.FLOAT16: "<f2", TensorProto.INT64: "<i8", TensorProto.INT32: "<i4"}
 
 
 class SourceTensors:
@@ -67,15 +70,33 @@ class SourceTensors:
 
 
 class TargetTensors:
-    """Collects initializers: small ones inside the .onnx file, others in ``data`` at page boundaries, as the exporter does."""
+    """Collects initializers: small ones inside the .onnx file, others in ``data`` at page boundaries, as the exporter does.
 
-    def __init__(self, data: ExternalData) -> None:
+    ``lender``: those of another graph in the same folder, made of the same weights; what it has is borrowed, not written again.
+    """
+
+    def __init__(self, data: ExternalData, lender: TargetTensors | None = None) -> None:
         self.protos: list[onnx.TensorProto] = []
         self._data = data
         self._names: set[str] = set()
+        self._lent = {} if lender is None else {t.name: t for t in lender.protos}
 
     def __contains__(self, name: str) -> bool:
+        """Whether the tensor is there, or was lent now, with the scales and zero points of codes."""
+        if name not in self._names and name in self._lent:
+            stem = name.removesuffix(".codes")
+            parts = [name] if stem == name else [stem + suffix for suffix in CODED]
+            for part in parts:
+                if part in self._lent and part not in self._names:
+                    self.protos.append(self._lent[part])
+                    self._names.add(part)
         return name in self._names
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the data files that the tensors are in, in the order of their first use."""
+        locations = [e.value for t in self.protos for e in t.external_data if e.key == "location"]
+        return list(dict.fromkeys(locations))
 
     def add(self, name: str, kind: int, shape: tuple[int, ...], array: np.ndarray) -> str:
         """Write a tensor of ONNX dtype ``kind``; ``array`` holds its bytes (two INT4 in one). Returns ``name``."""
