@@ -9,6 +9,7 @@ from ...errors import RequestError, found_wanted
 from ...runtime.bundle import open_bundle
 from .profiles import Range, Ranges, default_tree
 from .result import CompileResult
+from .visual_ranges import visual_ranges
 
 TARGETS = ("cpu", "tensorrt", "tensorrt-rtx")
 
@@ -73,7 +74,8 @@ def compile_bundle(
             found_wanted("context", capacity, f"at most {longest}", "choose a length the model was trained for")
         )
     buckets = tuple(tree) if tree is not None else default_tree(source.manifest["method"]["procedure"], capacity)
-    ranges = Ranges(capacity, min(chunk, capacity), buckets, batch, dims, source.is_network).checked()
+    extra = {**visual_ranges(source.manifest, capacity), **(dims or {})}
+    ranges = Ranges(capacity, min(chunk, capacity), buckets, batch, extra, source.is_network).checked()
     if target == "tensorrt-rtx":
         if plan is not None:
             raise RequestError(

@@ -42,7 +42,6 @@ class ProjectGraph:
             self.rows = out
             return
         w.inputs.append(TensorInfo(names.ORDER, "int64", ("L",)))
-        w.inputs.append(TensorInfo(names.GROUP, "int64", (1, "L")))
         self.group = names.GROUP
         self.weight("image_newline", self.read("image_newline")[None])
         self.rows = self.in_order(out, c.width, "image_newline", "rows")
@@ -60,6 +59,9 @@ class ProjectGraph:
 
     def finish(self, rows: str, kept: str, tokens: int | str) -> None:
         """``rows`` [1,tokens,D] and ``kept`` int64 [1,tokens] become the outputs; saves the graph. ``kept`` is empty where all rows stay."""
+        # TensorRT's parsers warn of inputs that nothing reads, and we take their warnings for failures.
+        if self.group and self.w.reads(self.group):
+            self.w.inputs.append(TensorInfo(names.GROUP, "int64", (1, "L")))
         self.w.node("Identity", [rows], [names.VISUAL_EMBEDS])
         self.w.outputs.append(TensorInfo(names.VISUAL_EMBEDS, "float32", (1, tokens, self.config.width)))
         if kept:
