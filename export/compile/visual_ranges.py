@@ -1,0 +1,28 @@
+"""Sizes of the dimensions that graphs of images have: how many views, and how many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...runtime.anyres import anyres, choose_pinpoint
+from .profiles import Range
+
+
+def visual_ranges(manifest: Mapping[str, Any], capacity: int) -> dict[str, Range]:
+    """Ranges of T (views), L and N (rows of an image) of a vision-language manifest; none of others. ``capacity``: cache slots."""
+    vision = manifest.get("vision")
+    if vision is None:
+        return {}
+    grid, how = int(vision["grid"]), vision["preprocess"]
+    if how["kind"] != "anyres":
+        rows = min(grid * grid, capacity)
+        return {"T": (1, 1, 1), "L": (1, rows, rows), "N": (1, rows, rows)}
+    views = rows = 1
+    for high, wide in how["pinpoints"]:
+        chosen = choose_pinpoint((high, wide), [tuple(p) for p in how["pinpoints"]])
+        tiles = (chosen[0] // how["crop"], chosen[1] // how["crop"])
+        views = max(views, 1 + tiles[0] * tiles[1])
+        rows = max(rows, anyres((high, wide), tiles, grid).order.size)
+    # What does not fit into the cache can be projected and pruned, but not run.
+    return {"T": (1, views, views), "L": (1, rows, rows), "N": (1, min(rows, capacity), min(rows, capacity))}
