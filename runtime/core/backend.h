@@ -20,6 +20,16 @@ struct Pass {
   std::span<const std::int64_t> visible;
   // How many of the rows, the last ones, are mask tokens. Only where masks() is above 0.
   std::int64_t mask_rows = 0;
+  // Slots that the layers behind a pruning of images inside the decoder hold fewer: row i goes to slot past - gap + i there.
+  std::int64_t gap = 0;
+};
+
+// One pass over rows of an image: keys and values, no logits.
+struct VisualPass {
+  const std::string& step;                  // name of the graph
+  std::span<const float> embeds;            // [rows, hidden_size]
+  std::span<const std::int64_t> positions;  // [rows], with M-RoPE [3, rows]
+  std::int64_t rows = 0, past = 0, gap = 0;
 };
 
 // Rows of a text in a pass over several texts, at most.
@@ -64,6 +74,11 @@ class Backend {
   // Goes back to `length` tokens and returns the token from which the caller must run again: `length` itself where nothing must,
   // as with a cache, whose slots are overwritten later. A recurrent state knows its last pass only.
   virtual std::int64_t rewind(std::int64_t length) { return length; }
+  // Whether run_visual() can be called.
+  virtual bool takes_images() const { return false; }
+  // Writes an image's rows into the cache. Returns how many slots they take in the layers from VisionSpec::prune_layer on: fewer than
+  // pass.rows where the graph drops rows on its way; it must then get all rows of the image at once. Throws Error.
+  virtual std::int64_t run_visual(const VisualPass& pass);
   // Key or value cache of a layer, float32 [kv_heads, capacity, head_dim]; empty for a recurrent state.
   virtual std::span<float> keys(std::int64_t) { return {}; }
   virtual std::span<float> values(std::int64_t) { return {}; }
@@ -90,6 +105,10 @@ inline void Backend::draft_chain(std::int32_t, std::span<const float>, std::span
 
 inline void Backend::keep(std::int64_t, std::span<const std::int32_t>) {
   throw Error(Status::internal, "a backend without branches was asked to move rows");
+}
+
+inline std::int64_t Backend::run_visual(const VisualPass&) {
+  throw Error(Status::internal, "a backend without images was asked to run one");
 }
 
 inline void Backend::texts(std::int64_t count) {

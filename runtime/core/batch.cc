@@ -47,6 +47,7 @@ void Engine::check_batch(std::span<const std::vector<std::int32_t>> prompts, std
   }
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     check_generation(prompts[i], options[options.size() == 1 ? 0 : i]);
+    check_images(prompts[i], {});
     if (static_cast<std::int64_t>(prompts[i].size()) > capacity()) {
       refuse(Status::request, "prompt " + std::to_string(i), std::to_string(prompts[i].size()) + " tokens",
              "at most " + std::to_string(capacity()), "shorten it, or open the bundle with a longer context");
@@ -99,7 +100,7 @@ std::vector<Generation> Engine::generate_all(std::span<const std::vector<std::in
     const std::int64_t before = passes_, rows_before = rows_;
     backend_->select(place);
     tokens_.clear();
-    append(prompts[index]);
+    append_text(prompts[index]);
     text->tokens.assign(tokens_.begin(), tokens_.end());
     if (!logits_.empty()) std::copy(logits_.begin(), logits_.end(), text->logits.begin());
     text->prefilled = wall_seconds(), text->cpu_prefilled = cpu_seconds();

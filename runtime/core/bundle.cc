@@ -4,56 +4,22 @@
 #include <fstream>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <regex>
 
 #include "error.h"
+#include "manifest_fields.h"
 #include "sha256.h"
 #include "tensors.h"
+#include "vision/vision_manifest.h"
 
 namespace farthing {
 namespace {
 
-using Json = nlohmann::json;
+using manifest::at, manifest::bad, manifest::count, manifest::text, manifest::Json;
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kFormatVersion = 1;
-constexpr std::uintmax_t kManifestLimit = 16u << 20;         // bytes; real ones are tens of KB
-constexpr std::int64_t kCountLimit = std::int64_t{1} << 31;  // of any dimension, so that products of two fit 64 bits
-
-[[noreturn]] void bad(const std::string& what, const std::string& found, const std::string& wanted,
-                      const std::string& fix = "export the bundle again") {
-  refuse(Status::bundle, what, found, wanted, fix);
-}
-
-// A field by path, with its place in the message when it is missing or of another kind.
-const Json& at(const Json& json, const std::string& file, const std::string& dotted) {
-  const Json* here = &json;
-  std::size_t begin = 0;
-  while (begin <= dotted.size()) {
-    const std::size_t end = std::min(dotted.find('.', begin), dotted.size());
-    const std::string key = dotted.substr(begin, end - begin);
-    if (!here->is_object() || !here->contains(key)) bad("field " + dotted + " of " + file, "missing", "present");
-    here = &(*here)[key];
-    begin = end + 1;
-  }
-  return *here;
-}
-
-std::int64_t count(const Json& json, const std::string& file, const std::string& dotted, std::int64_t least = 1) {
-  const Json& value = at(json, file, dotted);
-  if (!value.is_number_integer() || value.get<std::int64_t>() < least || value.get<std::int64_t>() > kCountLimit) {
-    bad("field " + dotted + " of " + file, value.dump().substr(0, 60),
-        "an integer of at least " + std::to_string(least));
-  }
-  return value.get<std::int64_t>();
-}
-
-std::string text(const Json& json, const std::string& file, const std::string& dotted) {
-  const Json& value = at(json, file, dotted);
-  if (!value.is_string()) bad("field " + dotted + " of " + file, value.dump().substr(0, 60), "a string");
-  return value.get<std::string>();
-}
+constexpr std::uintmax_t kManifestLimit = 16u << 20;  // bytes; real ones are tens of KB
 
 // No absolute paths, no "..", no dot-files, no backslashes: what the manifest's schema allows.
 void check_relative(const std::string& relative, const std::string& file) {
@@ -258,6 +224,10 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
     }
     if (bundle.tokenizer && !files.contains(text(manifest, file, "tokenizer.file"))) {
       bad("tokenizer.file of " + file, "not in 'files'", "a listed file");
+    }
+    if (manifest.contains("vision")) {
+      if (bundle.recurrent()) bad("field vision of " + file, "beside state", "a model with a cache");
+      bundle.vision = read_vision(manifest, file, root, bundle.vocab_size, bundle.layers, bundle.head_dim);
     }
     bundle.graph_sha256 = identity.hex();
     return bundle;

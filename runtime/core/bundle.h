@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "vision/vision_spec.h"
+
 namespace farthing {
 
 // When a drafted token is accepted that the model would not say: entry `judge` of the manifest.
@@ -35,6 +37,7 @@ struct Bundle {
   std::vector<std::int32_t> eos_ids;
   std::optional<std::int32_t> bos_id;
   bool add_bos = false;
+  std::optional<VisionSpec> vision;  // a model that reads images, too
 
   bool recurrent() const { return state_rows > 0; }
 };

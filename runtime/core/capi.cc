@@ -102,6 +102,29 @@ farthing::GenerateOptions options_of(const farthing_generation& how, const farth
   return options;
 }
 
+// Structs in an array may be of another version, and so of another size. `what`: one of them, for the message.
+template <class T>
+T* next_struct(T* at, const char* what, const char* macro) {
+  if (at->size < sizeof(std::size_t) || at->size > 4096) {
+    farthing::refuse(Status::request, std::string("size of ") + what, std::to_string(at->size), "its sizeof",
+                     std::string("initialise each with ") + macro);
+  }
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(at) + at->size);
+}
+
+std::vector<farthing::ImageInput> images_of(const farthing_image* images, std::size_t count) {
+  if (count) need(images, "images");
+  std::vector<farthing::ImageInput> all;
+  for (std::size_t i = 0; i < count; ++i) {
+    const farthing_image* following = next_struct(images, "an image", "FARTHING_IMAGE_INIT");
+    const farthing_image each = taken(images, farthing_image FARTHING_IMAGE_INIT);
+    all.push_back({{each.rgb, each.height, each.width, each.stride ? each.stride : 3 * each.width},
+                   each.level ? each.level : ""});
+    images = following;
+  }
+  return all;
+}
+
 farthing_result result_of(const farthing::Generation& made) {
   farthing_result result = FARTHING_RESULT_INIT;
   result.stop = static_cast<farthing_stop>(made.reason);
@@ -122,6 +145,12 @@ farthing_result result_of(const farthing::Generation& made) {
   result.accepted = s.speculation.accepted;
   result.draft_seconds = s.speculation.draft_seconds;
   result.judged = s.speculation.judged;
+  result.images = s.vision.images;
+  result.images_encoded = s.vision.encoded;
+  result.image_cache_hits = s.vision.cache_hits;
+  result.visual_rows_before = s.vision.rows_before;
+  result.visual_rows_after = s.vision.rows_after;
+  result.vision_seconds = s.vision.seconds;
   return result;
 }
 
@@ -152,6 +181,7 @@ farthing_status farthing_open(const char* bundle, const farthing_options* option
     if (given.draft_rows) made.draft.how.nodes = made.draft.how.depth = given.draft_rows;
     if (given.draft_bundle) made.draft.bundle = given.draft_bundle;
     made.draft.how.judge = given.no_judge == 0;
+    if (given.image_cache) made.image_cache_bytes = std::max<std::int64_t>(given.image_cache, 0);
     made.backend.ops_library = given.ops_library ? given.ops_library : ops_beside();
     *engine = new farthing_engine(bundle, made);
   });
@@ -230,14 +260,22 @@ farthing_status farthing_rewind(farthing_engine* engine, int64_t length) {
 farthing_status farthing_generate(farthing_engine* engine, const int32_t* prompt, size_t count,
                                   const farthing_generation* how, farthing_on_token on_token, void* user,
                                   farthing_result* result) {
+  return farthing_generate_images(engine, prompt, count, nullptr, 0, how, on_token, user, result);
+}
+
+farthing_status farthing_generate_images(farthing_engine* engine, const int32_t* prompt, size_t count,
+                                         const farthing_image* images, size_t image_count,
+                                         const farthing_generation* how, farthing_on_token on_token, void* user,
+                                         farthing_result* result) {
   return guarded([&] {
     need(engine, "engine");
     if (count) need(prompt, "prompt");
     const auto given = taken(how, farthing_generation FARTHING_GENERATION_INIT);
     std::function<bool(std::int32_t)> callback;
     if (on_token) callback = [&](std::int32_t id) { return on_token(user, id) != 0; };
-    give(result,
-         result_of(engine->engine.generate({prompt, count}, options_of(given, engine->engine.bundle()), callback)));
+    const auto shown = images_of(images, image_count);
+    give(result, result_of(engine->engine.generate({prompt, count}, options_of(given, engine->engine.bundle()),
+                                                   callback, shown)));
   });
 }
 
@@ -257,22 +295,22 @@ farthing_status farthing_generate_all(farthing_engine* engine, const int32_t* co
     if (on_token) callback = [&](std::size_t i, std::int32_t id) { return on_token(user, i, id) != 0; };
     const auto most = static_cast<std::int64_t>(std::min<std::size_t>(batch, 1 << 20));
     const auto made = engine->engine.generate_all(texts, {&given, 1}, most, callback);
-    // The caller's structs may be of another version, and so of another size.
-    auto* at = reinterpret_cast<unsigned char*>(results);
     for (std::size_t i = 0; results && i < count; ++i) {
-      auto* result = reinterpret_cast<farthing_result*>(at);
-      if (result->size < sizeof(std::size_t) || result->size > 4096) {
-        farthing::refuse(Status::request, "size of a result", std::to_string(result->size), "its sizeof",
-                         "initialise each with FARTHING_RESULT_INIT");
-      }
-      at += result->size;
-      give(result, result_of(made[i]));
+      farthing_result* following = next_struct(results, "a result", "FARTHING_RESULT_INIT");
+      give(results, result_of(made[i]));
+      results = following;
     }
   });
 }
 
 farthing_status farthing_generate_text(farthing_engine* engine, const char* prompt, const farthing_generation* how,
                                        farthing_on_text on_text, void* user, farthing_result* result) {
+  return farthing_generate_text_images(engine, prompt, nullptr, 0, how, on_text, user, result);
+}
+
+farthing_status farthing_generate_text_images(farthing_engine* engine, const char* prompt, const farthing_image* images,
+                                              size_t image_count, const farthing_generation* how,
+                                              farthing_on_text on_text, void* user, farthing_result* result) {
   return guarded([&] {
     need(engine, "engine");
     need(prompt, "prompt");
@@ -284,14 +322,18 @@ farthing_status farthing_generate_text(farthing_engine* engine, const char* prom
     auto ids = tokenizer.encode(prompt, false, true);
     const farthing::Bundle& bundle = engine->engine.bundle();
     if (bundle.add_bos && bundle.bos_id) ids.insert(ids.begin(), *bundle.bos_id);
+    const auto shown = images_of(images, image_count);
     bool refused = false;
     const auto say = [&](const std::string& text) {
       if (!text.empty() && !refused) refused = on_text(user, text.c_str(), text.size()) == 0;
     };
-    auto made = result_of(engine->engine.generate(ids, options_of(given, bundle), [&](std::int32_t id) {
-      say(stream.push(id));
-      return !refused && !stream.stopped();
-    }));
+    auto made = result_of(engine->engine.generate(
+        ids, options_of(given, bundle),
+        [&](std::int32_t id) {
+          say(stream.push(id));
+          return !refused && !stream.stopped();
+        },
+        shown));
     say(stream.finish());
     if (stream.stopped()) made.stop = FARTHING_STOP_STRING;
     give(result, made);

@@ -13,8 +13,14 @@ void PassRows::reserve(std::int64_t rows, std::int64_t masks) {
 }
 
 Decoding::Decoding(std::vector<std::int32_t>& tokens, PassRows& rows, Sampler& sampler, Speculation* guessing,
-                   const GenerateOptions& options, const std::function<bool(std::int32_t)>& on_token)
-    : tokens_(tokens), rows_(rows), sampler_(sampler), guessing_(guessing), options_(options), on_token_(on_token) {
+                   const GenerateOptions& options, const std::function<bool(std::int32_t)>& on_token, Offsets offsets)
+    : tokens_(tokens),
+      rows_(rows),
+      sampler_(sampler),
+      guessing_(guessing),
+      options_(options),
+      on_token_(on_token),
+      offsets_(offsets) {
   result_.ids.reserve(static_cast<std::size_t>(
       std::min(options.max_new_tokens, static_cast<std::int64_t>(std::max(tokens.capacity(), std::size_t{1})))));
   sampler_.forget();
@@ -65,13 +71,13 @@ Pass Decoding::rows(const Backend& backend, std::int64_t texts) {
   const std::size_t rows = plan_->rows(), all = plan_->all_rows();
   rows_.ids.assign(plan_->ids().begin(), plan_->ids().end());
   for (std::size_t i = 0; i < rows; ++i) {
-    rows_.positions[i] = base + plan_->depths()[i];
+    rows_.positions[i] = base + offsets_.shift + plan_->depths()[i];
     rows_.logit_rows[i] = static_cast<std::int64_t>(i);
   }
   rows_.visible.clear();
   if (!plan_->chain() || all > rows) see_rows(backend.vocab_size());
-  return {rows_.ids,     {rows_.positions.data(), all},        base, {rows_.logit_rows.data(), rows},
-          rows_.visible, static_cast<std::int64_t>(all - rows)};
+  return {rows_.ids,     {rows_.positions.data(), all},         base,        {rows_.logit_rows.data(), rows},
+          rows_.visible, static_cast<std::int64_t>(all - rows), offsets_.gap};
 }
 
 // Which rows each row sees, and the mask rows, whose ids begin at `mask_id`.

@@ -23,11 +23,16 @@ struct PassRows {
   void reserve(std::int64_t rows, std::int64_t masks);
 };
 
+// What images before it do to the rows of a text: see ImageSpans.
+struct Offsets {
+  std::int64_t shift = 0, gap = 0;
+};
+
 class Decoding {
  public:
   // `tokens`: what has run of the text; kept up to date here. `guessing`: null = plain decoding. All must outlive this.
   Decoding(std::vector<std::int32_t>& tokens, PassRows& rows, Sampler& sampler, Speculation* guessing,
-           const GenerateOptions& options, const std::function<bool(std::int32_t)>& on_token);
+           const GenerateOptions& options, const std::function<bool(std::int32_t)>& on_token, Offsets offsets = {});
 
   // The next token, from the logits of the last row that counts.
   void draw(std::span<const float> logits);
@@ -59,6 +64,7 @@ class Decoding {
   Speculation* guessing_;
   const GenerateOptions& options_;
   const std::function<bool(std::int32_t)>& on_token_;
+  const Offsets offsets_;
   Generation result_;
   Plan alone_{1};
   const Plan* plan_ = &alone_;

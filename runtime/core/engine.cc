@@ -8,6 +8,7 @@
 #include "speculation/judge.h"
 #include "speculation/model_drafter.h"
 #include "tensorrt_backend.h"
+#include "vision/vision_encoder.h"
 
 namespace farthing {
 namespace {
@@ -20,8 +21,18 @@ EngineOptions completed(EngineOptions options, const Bundle& bundle) {
   return options;
 }
 
+Bundle opened(const std::filesystem::path& path, const EngineOptions& options) {
+  Bundle bundle = open_bundle(path, options.hashes);
+  if (options.text_only) bundle.vision.reset();
+  return bundle;
+}
+
 std::unique_ptr<Backend> open_backend(const Bundle& bundle, const EngineOptions& options) {
   if (options.tensorrt) {
+    if (bundle.vision && (bundle.vision->mrope || bundle.vision->prune_layer > 0)) {
+      refuse(Status::request, "backend of " + bundle.path.string(), "TensorRT",
+             "ONNX Runtime for a model with M-RoPE or pruning inside the decoder", "open it without tensorrt");
+    }
     return open_tensorrt_backend(bundle, {"", "", "", options.backend.capacity, options.cuda_graphs, options.hashes});
   }
   OrtOptions ort = completed(options, bundle).backend;
@@ -66,7 +77,7 @@ const char* name(StopReason reason) {
 }
 
 Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
-    : bundle_(open_bundle(path, options.hashes)),
+    : bundle_(opened(path, options)),
       cost_key_(cost_key(bundle_, options.backend.threads, !options.backend.ops_library.empty())),
       options_(options),
       backend_(open_backend(bundle_, options)),
@@ -76,6 +87,8 @@ Engine::Engine(const std::filesystem::path& path, const EngineOptions& options)
   draft(options.draft);
 }
 
+Engine::~Engine() = default;
+
 void Engine::reset() { rewind(0); }
 
 void Engine::rewind(std::int64_t wanted) {
@@ -84,6 +97,12 @@ void Engine::rewind(std::int64_t wanted) {
            "rewind to a length that was reached");
   }
   if (wanted == length()) return;
+  if (const ImageSpan* image = spans_.at(wanted); image && image->begin < wanted) {
+    refuse(Status::request, "length to rewind to", std::to_string(wanted) + ", inside an image",
+           "at most " + std::to_string(image->begin) + ", where it begins, or at least " + std::to_string(image->end()),
+           "rewind to one of these");
+  }
+  spans_.cut(wanted);
   const std::int64_t first = backend_->rewind(wanted);
   tokens_.resize(static_cast<std::size_t>(wanted));
   if (first < wanted) {
@@ -108,26 +127,14 @@ void Engine::check_prompt(std::span<const std::int32_t> ids) const {
   }
 }
 
-void Engine::prefill(std::span<const std::int32_t> ids) {
-  cancelled_.store(false);
-  append(ids);
-}
-
-void Engine::check_room(std::span<const std::int32_t> ids) const {
-  check_prompt(ids);
-  if (ids.size() > static_cast<std::size_t>(capacity() - length())) {
-    refuse(Status::request, "prompt", std::to_string(length()) + " + " + std::to_string(ids.size()) + " tokens",
-           "at most " + std::to_string(capacity()), "shorten it, or open the bundle with a longer context");
-  }
-}
-
 std::span<const float> Engine::pass(std::span<const std::int32_t> ids, std::size_t wanted) {
   const std::size_t rows = ids.size();
   auto& positions = rows_of_pass_.positions;
   auto& logit_rows = rows_of_pass_.logit_rows;
-  for (std::size_t i = 0; i < rows; ++i) positions[i] = length() + static_cast<std::int64_t>(i);
+  const std::int64_t position = length() + spans_.shift();
+  for (std::size_t i = 0; i < rows; ++i) positions[i] = position + static_cast<std::int64_t>(i);
   for (std::size_t i = 0; i < wanted; ++i) logit_rows[i] = static_cast<std::int64_t>(rows - wanted + i);
-  const auto all = run({ids, {positions.data(), rows}, length(), {logit_rows.data(), wanted}, {}, 0});
+  const auto all = run({ids, {positions.data(), rows}, length(), {logit_rows.data(), wanted}, {}, 0, spans_.gap()});
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
   return all;
 }
@@ -142,7 +149,9 @@ std::span<const float> Engine::run(const Pass& pass) {
 }
 
 std::span<const float> Engine::extend(std::span<const std::int32_t> ids) {
-  check_room(ids);
+  check_prompt(ids);
+  check_images(ids, {});
+  check_room(length(), static_cast<std::int64_t>(ids.size()));
   if (ids.size() > static_cast<std::size_t>(chunk())) {
     refuse(Status::request, "rows to extend by", std::to_string(ids.size()), "at most " + std::to_string(chunk()),
            "use prefill, or several calls");
@@ -151,25 +160,12 @@ std::span<const float> Engine::extend(std::span<const std::int32_t> ids) {
   return pass(ids, ids.size());
 }
 
-void Engine::append(std::span<const std::int32_t> ids) {
-  check_room(ids);
-  while (!ids.empty()) {
-    const auto rows = std::min(ids.size(), static_cast<std::size_t>(chunk()));
-    pass(ids.first(rows), 1);
-    ids = ids.subspan(rows);
-    if (cancelled_.load() && !ids.empty()) {
-      logits_ = {};
-      return;
-    }
-  }
-}
-
 void Engine::restart(std::int32_t id, std::int64_t window) {
   // `id` is the newest token, which has not run yet.
   std::vector<std::int32_t> kept(tokens_.end() - (window - 1), tokens_.end());
   kept.push_back(id);
   reset();
-  append(kept);
+  append_text(kept);
 }
 
 std::span<const float> Engine::logits() const {
@@ -273,7 +269,7 @@ PassCost Engine::measure(std::vector<std::int64_t> rows, std::vector<std::int64_
         }
         const double before = backend_->engine_seconds();
         // The cache may hold anything: what a pass costs does not depend on it.
-        backend_->run({{ids.data(), count}, {positions.data(), count}, past[p], {logit_rows.data(), count}, {}, 0});
+        backend_->run({{ids.data(), count}, {positions.data(), count}, past[p], {logit_rows.data(), count}, {}, 0, 0});
         double& least = seconds[p * rows.size() + r];
         if (round >= 0) least = std::min(least, backend_->engine_seconds() - before);
       }

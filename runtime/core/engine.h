@@ -20,10 +20,13 @@
 #include "sampler.h"
 #include "speculation/cost_file.h"
 #include "speculation/speculation.h"
+#include "vision/image_spans.h"
 
 namespace farthing {
 
 class ModelDrafter;
+class VisionEncoder;
+struct VisualRows;
 
 struct DraftOptions {
   // "none", a name of make_drafter, or "tuned": auto where `farthing tune` has measured this machine, else none.
@@ -39,6 +42,8 @@ struct EngineOptions {
   bool tensorrt = false;     // run the engines that were compiled from the bundle; capacity 0 = theirs
   bool cuda_graphs = false;  // with tensorrt: replay passes of one row as a CUDA graph
   DraftOptions draft;
+  std::int64_t image_cache_bytes = std::int64_t{256} << 20;  // of features of images seen lately; 0 = none are kept
+  bool text_only = false;  // markers of images are ordinary tokens, as a drafter is shown them
 };
 
 // For one thread at a time, except cancel(). Any number of engines may be open on one bundle.
@@ -46,18 +51,20 @@ class Engine {
  public:
   // Throws Error.
   Engine(const std::filesystem::path& path, const EngineOptions& options);
+  ~Engine();
 
   const Bundle& bundle() const { return bundle_; }
   std::int64_t capacity() const { return backend_->capacity(); }
-  // The ids in the cache; its size is the length.
+  // The ids in the cache, the marker once for every row of an image; its size is the length.
   const std::vector<std::int32_t>& tokens() const { return tokens_; }
 
   void reset();
   // Forgets all but the first `length` tokens. O(1) with a cache, whose slots are overwritten later, and with a recurrent state inside
-  // the last pass; farther back a state is made again from the last few tokens.
+  // the last pass; farther back a state is made again from the last few tokens. Not into the rows of an image.
   void rewind(std::int64_t length);
-  // Appends tokens in passes of at most `chunk` rows; afterwards logits() belongs to the last of them.
-  void prefill(std::span<const std::int32_t> ids);
+  // Appends tokens in passes of at most `chunk` rows; afterwards logits() belongs to the last of them. Each image has its marker
+  // (VisionSpec::image_token_id) once among them, in order.
+  void prefill(std::span<const std::int32_t> ids, std::span<const ImageInput> images = {});
   // Appends at most chunk() tokens in one pass; float32 [ids.size(), V], the logits of each, valid until the next run. A verifier
   // that accepts a of them goes back by rewind(), which then runs nothing.
   std::span<const float> extend(std::span<const std::int32_t> ids);
@@ -66,12 +73,12 @@ class Engine {
   std::span<const float> logits() const;
 
   // Prefills the prompt and decodes. on_token gets each new id as soon as it is known; false ends the generation.
-  // After warm-up the loop does not allocate.
+  // After warm-up the loop does not allocate. `images` as in prefill(); the prompt ends with text, whose logits are needed.
   Generation generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                      const std::function<bool(std::int32_t)>& on_token = {});
+                      const std::function<bool(std::int32_t)>& on_token = {}, std::span<const ImageInput> images = {});
 
   // Continues every prompt as generate() would, the texts exactly the same, at most `batch` of them in one pass: when one ends, the
-  // next takes its place. `options`: one for all, or one for each prompt; reuse_prefix, resume and restart_window must be off. Drafts of
+  // next takes its place. Without images. `options`: one for all, or one for each prompt; reuse_prefix, resume and restart_window must be off. Drafts of
   // lookup, aded, and auto of these, run; others are refused. The text so far is forgotten. Throws Error(request).
   std::vector<Generation> generate_all(std::span<const std::vector<std::int32_t>> prompts,
                                        std::span<const GenerateOptions> options, std::int64_t batch,
@@ -100,18 +107,37 @@ class Engine {
 
  private:
   std::shared_ptr<ModelDrafter> open_small(const std::string& path) const;
-  void append(std::span<const std::int32_t> ids);
-  void check_room(std::span<const std::int32_t> ids) const;
+  // What a call is going to append, everything about it known and checked.
+  struct Prepared {
+    std::span<const std::int32_t> ids;  // of the prompt, what is not in the cache
+    std::int64_t keep = 0;              // length to go back to before
+    std::int64_t rows = 0;              // that ids and images take
+    std::vector<VisualRows> images;
+    VisionStats stats;
+
+    Prepared();
+    Prepared(Prepared&&) noexcept;
+    ~Prepared();
+  };
+  Prepared prepare(std::span<const std::int32_t> ids, std::span<const ImageInput> images, bool reuse, bool resume);
+  void append(Prepared& what);
+  void append_text(std::span<const std::int32_t> ids);
+  void append_image(const VisualRows& image, VisionStats& stats);
+  void check_images(std::span<const std::int32_t> ids, std::span<const ImageInput> images) const;
+  bool is_marker(std::int32_t id) const { return bundle_.vision && id == bundle_.vision->image_token_id; }
+  void check_room(std::int64_t kept, std::int64_t rows) const;
   void check_generation(std::span<const std::int32_t> prompt, const GenerateOptions& options) const;
   void check_batch(std::span<const std::vector<std::int32_t>> prompts, std::span<const GenerateOptions> options,
                    std::int64_t batch) const;
   std::unique_ptr<Speculation> speculation_of(std::shared_ptr<Drafter> drafter, std::shared_ptr<Acceptor> acceptor,
                                               const SpeculationOptions& options, PassCost cost) const;
-  std::span<const std::int32_t> unseen(std::span<const std::int32_t> prompt, const GenerateOptions& options);
+  // How many ids of the prompt, and how many slots of the cache, are the same from the beginning.
+  std::pair<std::size_t, std::int64_t> shared(std::span<const std::int32_t> ids, std::span<const ImageInput> images,
+                                              std::span<const std::string> digests) const;
   std::span<const float> run(const Pass& pass);
   // One pass whose last `wanted` rows get logits; returns them.
   std::span<const float> pass(std::span<const std::int32_t> ids, std::size_t wanted);
-  void visit_state(std::int64_t length, const std::function<void(std::span<float>)>& visit);
+  void visit_state(std::int64_t length, std::int64_t gap, const std::function<void(std::span<float>)>& visit);
   void restart(std::int32_t id, std::int64_t window);
   std::int64_t most_measured() const { return std::min(backend_->chunk(), capacity() / 2); }
   void check_prompt(std::span<const std::int32_t> ids) const;
@@ -123,6 +149,8 @@ class Engine {
   std::unique_ptr<Backend> backend_;
   Sampler sampler_;
   std::vector<std::int32_t> tokens_;
+  ImageSpans spans_;
+  std::unique_ptr<VisionEncoder> vision_;  // made for the first image
   std::unique_ptr<Speculation> speculation_;
   // Makes the like for another text; empty where the drafter knows only one.
   std::function<std::unique_ptr<Speculation>()> another_;

@@ -5,6 +5,7 @@
 #include "decoding.h"
 #include "engine.h"
 #include "error.h"
+#include "vision/vision_encoder.h"
 
 namespace farthing {
 
@@ -21,32 +22,26 @@ void Engine::check_generation(std::span<const std::int32_t> prompt, const Genera
   }
 }
 
-// What of the prompt is not in the cache, after the cache was cut to what it shares with it.
-std::span<const std::int32_t> Engine::unseen(std::span<const std::int32_t> prompt, const GenerateOptions& options) {
-  if (options.reuse_prefix) {
-    const auto common =
-        std::mismatch(tokens_.begin(), tokens_.end(), prompt.begin(), prompt.end()).second - prompt.begin();
-    // At least one token is run again: its logits are needed.
-    const auto kept = std::min<std::ptrdiff_t>(common, static_cast<std::ptrdiff_t>(prompt.size()) - 1);
-    rewind(kept);
-    return prompt.subspan(static_cast<std::size_t>(kept));
-  }
-  if (!options.resume) reset();
-  return prompt;
-}
-
 Generation Engine::generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                            const std::function<bool(std::int32_t)>& on_token) {
+                            const std::function<bool(std::int32_t)>& on_token, std::span<const ImageInput> images) {
   check_generation(prompt, options);
+  check_images(prompt, images);
+  if (is_marker(prompt.back())) {
+    refuse(Status::request, "end of the prompt", "an image", "text", "ask something behind the image");
+  }
+  if (options.restart_window != 0 && (!images.empty() || (options.resume && !spans_.empty()))) {
+    refuse(Status::request, "restart_window", std::to_string(options.restart_window), "0 with images",
+           "generate with a context that is long enough");
+  }
   cancelled_.store(false);
-  prompt = unseen(prompt, options);
   const std::int64_t passes = passes_, rows = rows_;
   const double engine = backend_->engine_seconds(), start = wall_seconds(), cpu_start = cpu_seconds();
 
-  append(prompt);
+  Prepared what = prepare(prompt, images, options.reuse_prefix, options.resume);
+  append(what);
   const double prefilled = wall_seconds(), cpu_prefilled = cpu_seconds();
   Speculation* const guessing = options.speculate ? speculation_.get() : nullptr;
-  Decoding text(tokens_, rows_of_pass_, sampler_, guessing, options, on_token);
+  Decoding text(tokens_, rows_of_pass_, sampler_, guessing, options, on_token, {spans_.shift(), spans_.gap()});
   Stats& stats = text.result().stats;
   while (true) {
     if (cancelled_.load()) {
@@ -71,7 +66,8 @@ Generation Engine::generate(std::span<const std::int32_t> prompt, const Generate
     if (!more) break;
   }
   if (guessing) stats.speculation = guessing->stats();
-  stats.prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  stats.prompt_tokens = what.rows;
+  stats.vision = what.stats;
   stats.new_tokens = static_cast<std::int64_t>(text.result().ids.size());
   stats.passes = passes_ - passes;
   stats.rows = rows_ - rows;

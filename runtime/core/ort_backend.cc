@@ -13,6 +13,7 @@
 #include "ort_draft_chain.h"
 #include "ort_library.h"
 #include "ort_session.h"
+#include "ort_visual_steps.h"
 #include "sha256.h"
 #include "tensors.h"
 
@@ -60,6 +61,12 @@ class OrtBackend final : public Backend {
         memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     texts(1);
     branches_ = has_input(tensors::kVisible);
+    late_ = has_input(tensors::kLateLen);
+    axes_ = position_axes();
+    if (bundle.vision && (bundle.vision->mrope != (axes_ == 3) || (bundle.vision->prune_layer > 0 && !late_))) {
+      refuse(Status::bundle, "graph " + bundle.graph.string(), "without what vision of the manifest says of it",
+             "positions [3,B,S] with mrope_section, late_len with prune_layer", "export the bundle again");
+    }
     resize({0, 1, static_cast<std::size_t>(options.chunk), static_cast<std::size_t>(options.chunk), 0});
     if (bundle.drafts > 0) chain_.emplace(bundle, options);
     if (bundle.masks > 0) mask_rows_.resize(static_cast<std::size_t>(options.chunk));
@@ -105,6 +112,8 @@ class OrtBackend final : public Backend {
       values_.emplace_back(cache);
     }
     past_.assign(texts_, 0);
+    late_past_.assign(texts_, 0);
+    gap_ = 0;
     select(0);
   }
   void select(std::int64_t text) override { selected_ = static_cast<std::size_t>(text); }
@@ -146,10 +155,11 @@ class OrtBackend final : public Backend {
     const auto width = static_cast<std::size_t>(bundle_.head_dim);
     const auto head = static_cast<std::size_t>(slots_) * width;
     for (auto* caches : {&keys_, &values_}) {
-      for (Buffer& cache : *caches) {
-        const std::span<float> own = text_of(cache, static_cast<std::int64_t>(selected_));
+      for (std::size_t layer = 0; layer < caches->size(); ++layer) {
+        const std::span<float> own = text_of((*caches)[layer], static_cast<std::int64_t>(selected_));
+        const auto slot = static_cast<std::size_t>(past - (behind_pruning(layer) ? gap_ : 0));
         for (float* at = own.data(); at < own.data() + own.size(); at += head) {
-          float* to = at + static_cast<std::size_t>(past) * width;
+          float* to = at + slot * width;
           for (std::size_t t = 0; t < rows.size(); ++t) {
             const auto from = static_cast<std::size_t>(rows[t]);
             if (from != t) std::copy_n(to + from * width, width, to + t * width);
@@ -157,6 +167,17 @@ class OrtBackend final : public Backend {
         }
       }
     }
+  }
+  bool takes_images() const override { return bundle_.vision.has_value(); }
+  std::int64_t run_visual(const VisualPass& pass) override {
+    if (pass.rows < 1 || pass.past < 0 || pass.past > options_.capacity - pass.rows || texts_ != 1) {
+      throw Error(Status::internal, "a pass of " + std::to_string(pass.rows) + " rows of an image was asked for");
+    }
+    if (!visual_) visual_.emplace(bundle_, options_);
+    const auto start = std::chrono::steady_clock::now();
+    const std::int64_t late = visual_->run(pass, keys_, values_, slots_);
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return late;
   }
   std::int64_t capacity() const override { return options_.capacity; }
   std::int64_t vocab_size() const override { return bundle_.vocab_size; }
@@ -186,6 +207,21 @@ class OrtBackend final : public Backend {
     return false;
   }
 
+  // 3 where a position is a triple (time, row, column), of which text has three times the same.
+  std::size_t position_axes() {
+    Ort::AllocatorWithDefaultOptions allocator;
+    for (std::size_t i = 0; i < session_.GetInputCount(); ++i) {
+      if (session_.GetInputNameAllocated(i, allocator).get() != tensors::kPositions) continue;
+      return session_.GetInputTypeInfo(i).GetTensorTypeAndShapeInfo().GetShape().size() == 3 ? 3 : 1;
+    }
+    return 1;
+  }
+
+  bool behind_pruning(std::size_t layer) const {
+    return bundle_.vision && bundle_.vision->prune_layer > 0 &&
+           layer >= static_cast<std::size_t>(bundle_.vision->prune_layer);
+  }
+
   static std::size_t words(std::size_t rows) { return (rows + 63) / 64; }
 
   // What a pass is made of: `texts` from `first` on, each with `rows` rows, the last `masks` of them mask tokens; `wanted` get logits.
@@ -203,7 +239,7 @@ class OrtBackend final : public Backend {
     };
     const std::size_t rows = size.texts * size.rows, wanted = size.texts * size.wanted;
     grow(ids_, rows);
-    grow(positions_, rows);
+    grow(positions_, axes_ * rows);
     grow(rows_, wanted);
     if (branches_) grow(visible_, rows * words(size.rows));
   }
@@ -227,9 +263,13 @@ class OrtBackend final : public Backend {
       std::fill(end, to.begin() + static_cast<std::ptrdiff_t>(begin + count), rest);
     };
     put(ids_, at, size.rows, pass.ids, 0);
-    put(positions_, at, size.rows, pass.positions, pass.positions.back());
+    for (std::size_t axis = 0; axis < axes_; ++axis) {
+      put(positions_, axis * size.texts * size.rows + at, size.rows, pass.positions, pass.positions.back());
+    }
     put(rows_, text * size.wanted, size.wanted, pass.logit_rows, pass.logit_rows.back());
     past_[text] = pass.past;
+    late_past_[text] = pass.past - pass.gap;
+    gap_ = pass.gap;
     fill_visible(pass, at, size.rows);
   }
 
@@ -316,8 +356,12 @@ class OrtBackend final : public Backend {
                out_count = static_cast<std::int64_t>(wanted);
     const std::int64_t all_rows[] = {batch, row_count}, all_wanted[] = {batch, out_count}, each[] = {batch};
     bind(shape, tensors::kInputIds, view(ids_.data(), texts * rows, all_rows));
-    bind(shape, tensors::kPositions, view(positions_.data(), texts * rows, all_rows));
+    const std::int64_t triples[] = {3, batch, row_count};
+    bind(shape, tensors::kPositions,
+         axes_ == 3 ? view(positions_.data(), 3 * texts * rows, triples)
+                    : view(positions_.data(), texts * rows, all_rows));
     bind(shape, tensors::kPastLen, view(past_.data(), texts, each));
+    if (late_) bind(shape, tensors::kLateLen, view(late_past_.data(), texts, each));
     bind(shape, tensors::kLogitRows, view(rows_.data(), texts * wanted, all_wanted));
     const std::int64_t seen[] = {batch, row_count, static_cast<std::int64_t>(words(rows))};
     if (branches_) bind(shape, tensors::kVisible, view(visible_.data(), texts * rows * words(rows), seen));
@@ -369,7 +413,11 @@ class OrtBackend final : public Backend {
   Ort::RunOptions run_options_;
   std::vector<Buffer> keys_, values_;
   std::vector<std::int64_t> ids_, positions_, rows_, visible_;
-  std::vector<std::int64_t> past_;  // of each text of the pass
+  std::vector<std::int64_t> past_, late_past_;  // of each text of the pass
+  std::size_t axes_ = 1;                        // numbers of a position
+  bool late_ = false;                           // the graph takes late_len
+  std::int64_t gap_ = 0;                        // of the last pass
+  std::optional<OrtVisualSteps> visual_;
   std::size_t texts_ = 1, selected_ = 0;
   std::int64_t slots_ = 0;  // of each text's cache
   bool branches_ = false;

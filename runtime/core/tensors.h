@@ -7,7 +7,7 @@
 namespace farthing::tensors {
 
 inline const std::string kInputIds = "input_ids";    // int64 [B,S]
-inline const std::string kPositions = "positions";   // int64 [B,S]
+inline const std::string kPositions = "positions";   // int64 [B,S]; with M-RoPE [3,B,S]
 inline const std::string kPastLen = "past_len";      // int64 [B]
 inline const std::string kLogitRows = "logit_rows";  // int64 [B,R]
 inline const std::string kVisible = "visible";       // int64 [B,S,W]
@@ -30,6 +30,21 @@ inline const std::string kMtpDraftChain = "mtp_draft_chain";
 inline const std::string kRowLatents = "row_latents";  // float32 [B,R,L], [B,L]
 inline const std::string kFtpStep = "ftp_step";
 inline const std::string kFtpDraftChain = "ftp_draft_chain";
+inline const std::string kVisualEmbeds = "visual_embeds";  // float32 [B,N,D]
+inline const std::string kKept = "kept";                   // int64 [B,K]
+inline const std::string kLateLen = "late_len";            // int64 [B]
+inline const std::string kPixels = "pixels";               // uint8 [T,H,W,3]
+inline const std::string kFeatures = "features";           // float32 [T,N,dv]
+inline const std::string kClsScore = "cls_score";          // float32 [T,N]
+inline const std::string kOrder = "order";                 // int64 [L]
+inline const std::string kGroup = "group";                 // int64 [1,L]
+inline const std::string kTapIndex = "tap_index";          // int64 [L,4]
+inline const std::string kTapWeight = "tap_weight";        // float32 [L,4]
+inline const std::string kRegions = "regions";             // float32 [T,N]
+inline const std::string kVision = "vision";               // names of graphs, or how they begin
+inline const std::string kProject = "project";
+inline const std::string kVisualStep = "visual_step";
+inline const std::string kPerceive = "perceive";
 inline const std::string kDecoder = "decoder";  // name of the graph
 inline const std::string kGam = "gam_lm";
 

@@ -57,8 +57,9 @@ typedef struct farthing_options {
   int64_t draft_rows;       /* most drafted tokens of a pass; 0 = 15 */
   const char* draft_bundle; /* with draft "model": folder of the small model's bundle; NULL = none */
   int32_t no_judge;         /* 1 = the judge of a bundle of `farthing export judge` accepts nothing; else it is lossy */
+  int64_t image_cache;      /* bytes kept of what the vision tower said of images seen lately; 0 = 256 MiB, -1 = none */
 } farthing_options;
-#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, 0}
+#define FARTHING_OPTIONS_INIT {sizeof(farthing_options), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, 0, 0}
 
 /* Opens a bundle. options may be NULL. On failure *engine is NULL. */
 FARTHING_API farthing_status farthing_open(const char* bundle, const farthing_options* options,
@@ -127,9 +128,13 @@ typedef struct farthing_result {
   int64_t drafts, drafted, accepted; /* passes with drafted tokens, the tokens, and those that were right */
   double draft_seconds;              /* spent on guessing, wall clock */
   int64_t judged;                    /* accepted tokens that plain decoding would not have said; 0 without a judge */
+  /* Of the images that were not in the cache already: how many; encoded by the vision tower, or remembered by it; rows without dropping
+     any, and rows that reached the last layer; wall clock of preprocessing, tower and projector, part of prefill_seconds. */
+  int64_t images, images_encoded, image_cache_hits, visual_rows_before, visual_rows_after;
+  double vision_seconds;
 } farthing_result;
 #define FARTHING_RESULT_INIT \
-  {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  {sizeof(farthing_result), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Called with each new id; 0 ends the generation. */
 typedef int32_t (*farthing_on_token)(void* user, int32_t id);
@@ -158,6 +163,28 @@ FARTHING_API void farthing_cancel(farthing_engine* engine);
 
 FARTHING_API farthing_status farthing_save_state(farthing_engine* engine, const char* path);
 FARTHING_API farthing_status farthing_load_state(farthing_engine* engine, const char* path);
+
+/* An image of a prompt, for bundles of vision-language models. Read during the call only. */
+typedef struct farthing_image {
+  size_t size; /* sizeof(farthing_image) */
+  int64_t height, width;
+  const uint8_t* rgb; /* red, green, blue of each pixel, rows from the top; EXIF rotation is the caller's affair */
+  int64_t stride;     /* bytes from a row to the next; 0 = 3 * width */
+  const char* level;  /* how many of its rows stay: "full", "r50", ... as the bundle lists them; NULL = the bundle's own choice */
+} farthing_image;
+#define FARTHING_IMAGE_INIT {sizeof(farthing_image), 0, 0, NULL, 0, NULL}
+
+/* farthing_generate and farthing_generate_text with `image_count` images. The prompt has the image marker once for each, in order, as the
+ * id of the bundle or as the text of that special token ("<image>"), and ends with text. FARTHING_REQUEST for another number of markers,
+ * an unknown level, an image without pixels or with more than 2^28, and for bundles or backends that take none. */
+FARTHING_API farthing_status farthing_generate_images(farthing_engine* engine, const int32_t* prompt, size_t count,
+                                                      const farthing_image* images, size_t image_count,
+                                                      const farthing_generation* how, farthing_on_token on_token,
+                                                      void* user, farthing_result* result);
+FARTHING_API farthing_status farthing_generate_text_images(farthing_engine* engine, const char* prompt,
+                                                           const farthing_image* images, size_t image_count,
+                                                           const farthing_generation* how, farthing_on_text on_text,
+                                                           void* user, farthing_result* result);
 
 #ifdef __cplusplus
 }

@@ -39,6 +39,14 @@ struct Sampling {
   std::int64_t restart_window = 0;
 };
 
+// An image of a prompt: uint8 red, green, blue, rows from the top, not owned. `stride`: bytes from a row to the next, 0 = 3 * width.
+// `level`: how many of its rows stay, as the bundle names it; empty = the bundle's own choice.
+struct Picture {
+  const std::uint8_t* rgb = nullptr;
+  std::int64_t height = 0, width = 0, stride = 0;
+  std::string level;
+};
+
 // An open bundle with one sequence. Movable; for one thread at a time, except cancel().
 class Runtime {
  public:
@@ -51,11 +59,18 @@ class Runtime {
   // Streams text; `on_text` gets whole characters and ends the generation by returning false.
   farthing_result generate(const std::string& prompt, const Sampling& how,
                            const std::function<bool(std::string_view)>& on_text) {
+    return generate(prompt, {}, how, on_text);
+  }
+
+  // The same with images, whose marker ("<image>") the prompt has once for each.
+  farthing_result generate(const std::string& prompt, const std::vector<Picture>& pictures, const Sampling& how,
+                           const std::function<bool(std::string_view)>& on_text) {
     farthing_result result = FARTHING_RESULT_INIT;
     const Native native(how);
+    const std::vector<farthing_image> images = native_images(pictures);
     Relay relay{&on_text, nullptr};
-    check(farthing_generate_text(
-        engine_.get(), prompt.c_str(), &native.how,
+    check(farthing_generate_text_images(
+        engine_.get(), prompt.c_str(), images.data(), images.size(), &native.how,
         [](void* user, const char* text, size_t bytes) -> int32_t {
           auto& to = *static_cast<Relay*>(user);
           try {
@@ -73,13 +88,20 @@ class Runtime {
   // Ids in, ids out.
   std::vector<std::int32_t> generate(const std::vector<std::int32_t>& prompt, const Sampling& how,
                                      farthing_result* result = nullptr) {
+    return generate(prompt, {}, how, result);
+  }
+
+  // The same with images, whose id the prompt has once for each.
+  std::vector<std::int32_t> generate(const std::vector<std::int32_t>& prompt, const std::vector<Picture>& pictures,
+                                     const Sampling& how, farthing_result* result = nullptr) {
+    const std::vector<farthing_image> images = native_images(pictures);
     std::vector<std::int32_t> ids;
     const Native native(how);
     // So that the callback cannot throw.
     const std::int64_t most = how.restart_window ? how.max_new_tokens : std::min(how.max_new_tokens, context());
     ids.reserve(static_cast<std::size_t>(std::max<std::int64_t>(most, 0)));
-    check(farthing_generate(
-        engine_.get(), prompt.data(), prompt.size(), &native.how,
+    check(farthing_generate_images(
+        engine_.get(), prompt.data(), prompt.size(), images.data(), images.size(), &native.how,
         [](void* user, int32_t id) -> int32_t {
           static_cast<std::vector<std::int32_t>*>(user)->push_back(id);
           return 1;
@@ -176,6 +198,15 @@ class Runtime {
     std::vector<const char*> stop;
     farthing_generation how = FARTHING_GENERATION_INIT;
   };
+  // They point into `pictures`.
+  static std::vector<farthing_image> native_images(const std::vector<Picture>& pictures) {
+    std::vector<farthing_image> images;
+    for (const Picture& p : pictures) {
+      images.push_back(
+          {sizeof(farthing_image), p.height, p.width, p.rgb, p.stride, p.level.empty() ? nullptr : p.level.c_str()});
+    }
+    return images;
+  }
   struct Close {
     void operator()(farthing_engine* engine) const { farthing_close(engine); }
   };

@@ -10,6 +10,7 @@
 #include "../core/engine.h"
 #include "../core/error.h"
 #include "../core/tensorrt_backend.h"
+#include "images.h"
 #include "speculation.h"
 
 namespace nb = nanobind;
@@ -54,7 +55,7 @@ farthing::GenerateOptions options_of(const nb::dict& given) {
   return o;
 }
 
-nb::dict dict_of(const farthing::Generation& made, bool kernels) {
+nb::dict dict_of(const farthing::Generation& made, bool kernels, bool vision) {
   const farthing::Stats& s = made.stats;
   nb::dict stats;
   stats["prompt_tokens"] = s.prompt_tokens;
@@ -70,6 +71,7 @@ nb::dict dict_of(const farthing::Generation& made, bool kernels) {
   stats["restarts"] = s.restarts;
   stats["speculation"] = farthing::dict_of(s.speculation);
   stats["kernels"] = kernels;
+  if (vision) stats["vision"] = farthing::dict_of(s.vision);
   nb::dict result;
   result["ids"] = made.ids;
   result["stop_reason"] = farthing::name(made.reason);
@@ -83,9 +85,10 @@ struct PyEngine {
   bool kernels;
 };
 
-nb::dict generate(PyEngine& self, const std::vector<std::int32_t>& prompt, const nb::dict& options,
-                  nb::object on_token) {
+nb::dict generate(PyEngine& self, const std::vector<std::int32_t>& prompt, const nb::dict& options, nb::object on_token,
+                  nb::object images) {
   const farthing::GenerateOptions how = options_of(options);
+  const farthing::PyImages shown = farthing::images_of(images);
   std::function<bool(std::int32_t)> callback;
   if (!on_token.is_none()) {
     callback = [&on_token](std::int32_t id) {
@@ -97,9 +100,9 @@ nb::dict generate(PyEngine& self, const std::vector<std::int32_t>& prompt, const
   farthing::Generation made;
   {
     const nb::gil_scoped_release released;
-    made = self.engine.generate(prompt, how, callback);
+    made = self.engine.generate(prompt, how, callback, shown.images);
   }
-  return dict_of(made, self.kernels);
+  return dict_of(made, self.kernels, self.engine.bundle().vision.has_value());
 }
 
 nb::list generate_all(PyEngine& self, const std::vector<std::vector<std::int32_t>>& prompts, const nb::list& options,
@@ -120,7 +123,7 @@ nb::list generate_all(PyEngine& self, const std::vector<std::vector<std::int32_t
     made = self.engine.generate_all(prompts, how, batch, callback);
   }
   nb::list results;
-  for (const farthing::Generation& each : made) results.append(dict_of(each, self.kernels));
+  for (const farthing::Generation& each : made) results.append(dict_of(each, self.kernels, false));
   return results;
 }
 
@@ -181,21 +184,25 @@ NB_MODULE(_core, module) {
   });
   module.def("tensorrt_headers", &farthing::tensorrt_headers);
   farthing::bind_drafters(module);
+  farthing::bind_images(module);
   nb::class_<PyEngine>(module, "Engine")
       .def(
           "__init__",
           [](PyEngine* self, const std::string& path, int threads, std::int64_t context, const std::string& onnxruntime,
-             const std::string& ops_library, bool hashes, std::int64_t chunk, bool tensorrt, bool cuda_graphs) {
+             const std::string& ops_library, bool hashes, std::int64_t chunk, bool tensorrt, bool cuda_graphs,
+             std::int64_t image_cache) {
             farthing::EngineOptions o;
             o.backend = {onnxruntime, ops_library, threads, context, chunk, hashes};
             o.hashes = hashes;
             o.tensorrt = tensorrt;
             o.cuda_graphs = cuda_graphs;
+            o.image_cache_bytes = std::max<std::int64_t>(image_cache, 0);
             const nb::gil_scoped_release released;
             new (self) PyEngine{Engine(path, o), !ops_library.empty()};
           },
           "bundle_path"_a, "threads"_a = 0, "context"_a = 0, "onnxruntime"_a = "", "ops_library"_a = "",
-          "hashes"_a = true, "chunk"_a = 256, "tensorrt"_a = false, "cuda_graphs"_a = false)
+          "hashes"_a = true, "chunk"_a = 256, "tensorrt"_a = false, "cuda_graphs"_a = false,
+          "image_cache"_a = farthing::EngineOptions().image_cache_bytes)
       .def_prop_ro("capacity", [](const PyEngine& self) { return self.engine.capacity(); })
       .def_prop_ro("vocab_size", [](const PyEngine& self) { return self.engine.bundle().vocab_size; })
       .def_prop_ro("length", [](const PyEngine& self) { return self.engine.tokens().size(); })
@@ -205,14 +212,15 @@ NB_MODULE(_core, module) {
           "rewind", [](PyEngine& self, std::int64_t length) { self.engine.rewind(length); }, "length"_a)
       .def(
           "prefill",
-          [](PyEngine& self, const std::vector<std::int32_t>& ids) {
+          [](PyEngine& self, const std::vector<std::int32_t>& ids, nb::object images) {
+            const farthing::PyImages shown = farthing::images_of(images);
             const nb::gil_scoped_release released;
-            self.engine.prefill(ids);
+            self.engine.prefill(ids, shown.images);
           },
-          "ids"_a)
+          "ids"_a, "images"_a = nb::none())
       .def("extend", &extend, "ids"_a)
       .def("logits", &logits)
-      .def("generate", &generate, "prompt_ids"_a, "options"_a, "on_token"_a = nb::none())
+      .def("generate", &generate, "prompt_ids"_a, "options"_a, "on_token"_a = nb::none(), "images"_a = nb::none())
       .def("generate_all", &generate_all, "prompts"_a, "options"_a, "batch"_a, "on_token"_a = nb::none())
       .def("speculate", &speculate, "drafter"_a.none(), "acceptor"_a.none(), "options"_a, "cost"_a)
       .def(

@@ -28,6 +28,7 @@ std::unique_ptr<Engine> open_small(const Bundle& target, std::int64_t capacity, 
   }
   if (options.backend.capacity == 0) options.backend.capacity = std::min(small.max_positions, capacity);
   options.draft = {};
+  options.text_only = true;
   return std::make_unique<Engine>(path, options);
 }
 
