@@ -38,6 +38,7 @@ from farthing.export.onnx_import import import_onnx
 from farthing.models.ftp import FtpConfig, FtpHead
 from farthing.runtime.bundle.compiled import open_compiled
 from tiny import write_hf
+from vlm_models import write_llava
 
 __all__ = ["rtx"]
 pytestmark = [needs_rtx, pytest.mark.usefixtures("rtx")]
@@ -137,6 +138,27 @@ def test_image_models_build(tmp_path, trt):
     made = compile_bundle(drawing(), "tensorrt-rtx", sm=[89], trt=trt, out=tmp_path, chunk=8, batch=2)
     assert set(made.graphs) == {"ar_step", "vq_decode"}
     assert not [w for w in open_compiled(made.path).index["warnings"] if "nused" in w]
+
+
+INSIDE = {"ratios": (0.5,), "importance": "norm", "prune_layer": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "options", "trt"),
+    (
+        ("idpruner", "llava", INSIDE, None),
+        ("idpruner", "llava", INSIDE, "10.3"),
+        ("zoo-prune", "llava", {"ratios": (0.5,), "estimator": "zo"}, None),
+        ("globalcom2", "llava_next", {"ratios": (0.9,)}, None),
+        ("matryoshka", "llava_next", {"scales": (1,)}, None),
+    ),
+)
+@pytest.mark.filterwarnings("ignore:.*matryoshka_vis_token_scale")
+def test_every_graph_of_images_builds(tmp_path, method, family, options, trt):
+    """Towers, projectors with their reductions, visual passes and decoders."""
+    bundle = export(method, write_llava(tmp_path / "model", family), tmp_path / "bundle", check=False, **options).path
+    made = compile_bundle(bundle, "tensorrt-rtx", sm=[89], trt=trt, context=128, chunk=32)
+    assert {"vision", "project", "visual_step", "decoder"} < set(made.graphs)
 
 
 def test_tree_profiles_build(bundle, tmp_path):
