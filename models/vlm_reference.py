@@ -5,13 +5,13 @@ Unlike the exported graphs it does not split a prompt into text and visual passe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from .blocks import KVCache, rms_norm, rotary_angles
+from .blocks import DecoderLayer, KVCache, rms_norm, rotary_angles
 from .decoder import Decoder
 from .vlm import VlmConfig, project
 
@@ -68,28 +68,27 @@ def pooled(views: torch.Tensor, grid: int, pool: int) -> torch.Tensor:
     return squares.mean(dim=(2, 4)).flatten(1, 2)
 
 
-def logits(
-    decoder: Decoder,
-    image_token_id: int,
-    ids: Sequence[int],
-    images: Sequence[ImageRows],
-    behind: int,
-    *,
-    skip_ffn: frozenset[int] = frozenset(),
-    prune_layer: int | None = None,
-) -> torch.Tensor:
-    """Logits [behind,V] of the last ``behind`` rows of ``ids``, where each ``image_token_id`` is replaced by the next of ``images``.
+@dataclass
+class Prompt:
+    """Rows on their way through a decoder: ``stream`` float32 [S,D] at rotary ``positions`` int64 [S] or [3,S].
 
-    Behind the last image that token is text, as any that a model may say. ``skip_ffn``: layers without a feed-forward network for rows of images. ``prune_layer``: from this layer on only their ``kept`` rows are
-    there; None drops none (rows that were dropped before the first layer are not given at all).
+    ``visual`` bool [S]: rows of images; ``stays`` bool [S]: rows that the layers behind a pruning have.
     """
+
+    stream: torch.Tensor
+    positions: torch.Tensor
+    visual: torch.Tensor
+    stays: torch.Tensor
+
+
+def assemble(decoder: Decoder, image_token_id: int, ids: Sequence[int], images: Sequence[ImageRows]) -> Prompt:
+    """Rows of ``ids`` with each ``image_token_id`` replaced by the next of ``images``; behind the last image that token is text."""
     waiting, embeds, positions, visual, stays, at = list(images), [], [], [], [], 0
-    axes = (3, 1) if decoder.config.mrope_section else (1,)
     table = decoder.embed(torch.tensor([list(ids)]))[0]
     for row, token in enumerate(ids):
         if token != image_token_id or not waiting:
             embeds.append(table[row][None])
-            positions.append(torch.full(axes, at))
+            positions.append(torch.tensor([at]))
             visual.append(torch.tensor([False]))
             stays.append(torch.tensor([True]))
             at += 1
@@ -100,43 +99,63 @@ def logits(
         visual.append(torch.ones(len(image.embeds), dtype=torch.bool))
         stays.append(torch.isin(torch.arange(len(image.embeds)), image.kept))
         at += image.span
-    return decoder_logits(
-        decoder,
-        torch.cat(embeds),
-        torch.cat(positions, -1),
-        torch.cat(visual),
-        torch.cat(stays),
-        behind,
-        skip_ffn=skip_ffn,
-        prune_layer=prune_layer,
-    )
+    return Prompt(torch.cat(embeds), torch.cat(positions), torch.cat(visual), torch.cat(stays))
+
+
+def logits(
+    decoder: Decoder,
+    image_token_id: int,
+    ids: Sequence[int],
+    images: Sequence[ImageRows],
+    behind: int,
+    *,
+    skip: Mapping[int, str] | None = None,
+    prune_layer: int | None = None,
+) -> torch.Tensor:
+    """Logits [behind,V] of the last ``behind`` rows of `assemble`'s prompt.
+
+    ``skip``: what rows of images leave out of a layer, ``ffn``, ``attention`` (but its keys and values are there for others) or both,
+    ``block``. ``prune_layer``: from this layer on only their ``kept`` rows are there; None drops none (rows that were dropped before the
+    first layer are not given at all).
+    """
+    prompt = assemble(decoder, image_token_id, ids, images)
+    return decoder_logits(decoder, prompt, behind, skip=skip, prune_layer=prune_layer)
 
 
 @torch.inference_mode()
 def decoder_logits(
     decoder: Decoder,
-    stream: torch.Tensor,
-    positions: torch.Tensor,
-    visual: torch.Tensor,
-    stays: torch.Tensor,
+    prompt: Prompt,
     behind: int,
     *,
-    skip_ffn: frozenset[int],
-    prune_layer: int | None,
+    skip: Mapping[int, str] | None = None,
+    prune_layer: int | None = None,
 ) -> torch.Tensor:
-    """Logits [behind,V] of rows ``stream`` [S,D] at rotary ``positions`` int64 [S] or [3,S]; see `logits`.
-
-    ``visual`` bool [S]: rows of images; ``stays`` bool [S]: rows that the layers from ``prune_layer`` on have.
-    """
-    c = decoder.config
-    cache, empty = KVCache.empty(c, len(stream)), torch.zeros(1, dtype=torch.int64)
-    for i in range(c.layers):
+    """Logits [behind,V] of the last ``behind`` rows of ``prompt``, which is left at its end; see `logits`."""
+    for i in range(decoder.config.layers):
         if i == prune_layer:
-            stream, visual, positions = stream[stays], visual[stays], positions[..., stays]
-        layer = decoder.layer(i)
-        cos, sin = rotary_angles(positions[..., None, :], decoder.inv_freq)
-        normed = rms_norm(stream[None], layer.attn_norm, c.norm_epsilon)
-        stream = stream + layer.attention(normed, cos, sin, cache, empty)[0]
-        ran = ~visual if i in skip_ffn else torch.ones_like(visual)
-        stream[ran] += layer.mlp(rms_norm(stream[ran], layer.mlp_norm, c.norm_epsilon))
-    return decoder.logits_of(stream[-behind:])
+            stays = prompt.stays
+            prompt.stream, prompt.visual, prompt.stays = prompt.stream[stays], prompt.visual[stays], stays[stays]
+            prompt.positions = prompt.positions[..., stays]
+        through_layer(decoder, decoder.layer(i), prompt, (skip or {}).get(i))
+    return decoder.logits_of(prompt.stream[-behind:])
+
+
+@torch.inference_mode()
+def through_layer(decoder: Decoder, layer: DecoderLayer, prompt: Prompt, left_out: str | None = None) -> torch.Tensor:
+    """Put ``prompt`` through ``layer``, its rows of images without ``left_out``; what the feed-forward network added, [S,D]."""
+    c = decoder.config
+    nothing = torch.zeros(1, c.kv_heads, len(prompt.stream), c.head_dim)
+    slots = [nothing] * (layer.attention.index + 1)  # one layer's, at its index; attention replaces it
+    cache, empty = KVCache(slots, list(slots)), torch.zeros(1, dtype=torch.int64)
+    cos, sin = rotary_angles(prompt.positions[..., None, :], decoder.inv_freq)
+    normed = rms_norm(prompt.stream[None], layer.attn_norm, c.norm_epsilon)
+    attended = layer.attention(normed, cos, sin, cache, empty)[0]
+    if left_out in ("attention", "block"):
+        attended[prompt.visual] = 0.0
+    stream = prompt.stream + attended
+    ran = ~prompt.visual if left_out in ("ffn", "block") else torch.ones_like(prompt.visual)
+    added = torch.zeros_like(stream)
+    added[ran] = layer.mlp(rms_norm(stream[ran], layer.mlp_norm, c.norm_epsilon))
+    prompt.stream = stream + added
+    return added

@@ -150,7 +150,7 @@ class DecoderGraph:
 
     def _layer(self, i: int, normed: str) -> str:
         """One layer from its normed input; returns the normed input of what follows."""
-        w, c, p = self.w, self.config, f"layers.{i}."
+        p = f"layers.{i}."
         self._attend(i, self.projections(i, normed))
         return self._behind_attention(i, self._output(i, p + "mixed"))
 
@@ -197,9 +197,15 @@ class DecoderGraph:
 
     def _behind_attention(self, i: int, attended: str) -> str:
         """The rest of layer i; returns the normed input of what follows."""
-        w, c, p = self.w, self.config, f"layers.{i}."
+        p = f"layers.{i}."
         norm = self._vector(p + "mlp_norm.weight")
-        mlp_in = self._add_norm(self.stream(i), attended, norm, p + "mlp_in", p + "attended_stream")
+        return self._feed_forward(
+            i, self._add_norm(self.stream(i), attended, norm, p + "mlp_in", p + "attended_stream")
+        )
+
+    def _feed_forward(self, i: int, mlp_in: str) -> str:
+        """The feed-forward network of layer i on top of ``layers.<i>.attended_stream``; returns the normed input of what follows."""
+        w, c, p = self.w, self.config, f"layers.{i}."
         gate_up = self._linear(mlp_in, p + "gate_up", [p + "gate", p + "up"], bias=c.mlp_bias)
         w.operator("SwiGLU", [self.adapt(i, "gate_up", mlp_in, gate_up)], [p + "activation"])
         down = self._linear(p + "activation", p + "down", [p + "down"], bias=c.mlp_bias)

@@ -97,6 +97,10 @@ class GraphWriter:
         """Names of the initializers so far."""
         return {i.name for i in self._initializers}
 
+    def reads(self, name: str) -> bool:
+        """Whether a node so far has ``name`` among its inputs."""
+        return any(name in node.input for node in self._nodes)
+
     def count_nodes(self, prefix: str) -> int:
         """Nodes whose first output starts with ``prefix``."""
         return sum(node.output[0].startswith(prefix) for node in self._nodes)
@@ -164,6 +168,31 @@ class GraphWriter:
         for entry in found.external_data:
             if entry.key == "location" and entry.value not in self._borrowed:
                 self._borrowed.append(entry.value)
+
+    def borrow_rows(self, lender: GraphWriter, name: str, first: int, new_name: str) -> None:
+        """Add the rows from ``first`` on of the initializer ``name`` of another graph, as ``new_name``: bytes of the same file, not a copy.
+
+        Raises KeyError for an unknown tensor, ValueError where no row is left.
+        """
+        found = next((i for i in lender._initializers if i.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        rows = found.dims[0]
+        if not 0 <= first < rows:
+            raise ValueError(f"first row of {name} is {first}, expected 0 to {rows - 1}")
+        part = TensorProto(name=new_name, data_type=found.data_type, dims=[rows - first, *found.dims[1:]])
+        if found.data_location != TensorProto.EXTERNAL:
+            part.raw_data = found.raw_data[len(found.raw_data) // rows * first :]
+        else:
+            part.data_location = TensorProto.EXTERNAL
+            where = {entry.key: entry.value for entry in found.external_data}
+            skipped = int(where["length"]) // rows * first
+            where |= {"offset": str(int(where["offset"]) + skipped), "length": str(int(where["length"]) - skipped)}
+            for key, value in where.items():
+                part.external_data.add(key=key, value=value)
+            if where["location"] not in self._borrowed:
+                self._borrowed.append(where["location"])
+        self._initializers.append(part)
 
     def save(self) -> None:
         """Write the .onnx file. Call once, after the last node and weight."""

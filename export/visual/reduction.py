@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,8 @@ from ..graph.visual_step import Select
 
 FULL = "full"
 """Level that keeps every row."""
+SKIP = "skip"
+"""Level whose rows leave parts of layers out."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,15 @@ class Level:
     """One of the sizes that an image can have in a bundle.
 
     ``ratio`` of the candidates is dropped; ``buckets`` are the numbers of rows for which graphs are built, ascending. ``pool`` above 1: rows are
-    means over pool x pool squares, and there is one graph whatever the number of views. ``skip_ffn``: layers without a feed-forward network
-    for visual rows.
+    means over pool x pool squares, and there is one graph whatever the number of views. ``skip``: what
+    visual rows leave out of a layer (`graph.visual_step`); empty is the full pass under another name, None no such level.
     """
 
     id: str
     ratio: float
     buckets: tuple[int, ...] = ()
     pool: int = 1
-    skip_ffn: frozenset[int] = frozenset()
+    skip: Mapping[int, str] | None = None
 
 
 class Reduction:

@@ -217,7 +217,7 @@ def _write_graphs(
                 model,
                 graphs[DECODER],
                 dtype=dtype,
-                skip_ffn=level.skip_ffn,
+                skip=level.skip,
                 prune_layer=late,
                 select=select,
                 kept_tokens=tokens,
@@ -245,8 +245,9 @@ def _write_graphs(
         entry: dict[str, Any] = {"id": level.id, "ratio": level.ratio}
         if level.id == FULL:
             entry |= {"project": project(PROJECT, level, everything), "step": visual_step(VISUAL_STEP, level, "N")}
-        elif level.skip_ffn:
-            entry |= {"project": PROJECT, "step": visual_step(f"{VISUAL_STEP}_{level.id}", level, "N")}
+        elif level.skip is not None:
+            step = visual_step(f"{VISUAL_STEP}_{level.id}", level, "N") if level.skip else VISUAL_STEP
+            entry |= {"project": PROJECT, "step": step}
         elif level.pool > 1:
             pooled = "L" if model.vlm.newline else model.vlm.clip.tokens // level.pool**2
             entry |= {

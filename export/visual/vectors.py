@@ -21,6 +21,7 @@ from ..checkpoint.vlm_folder import VlmFolder
 from ..graph import Progress
 from ..vectors.check import TOLERANCE
 from ..vectors.record import Case, open_graph
+from .reduction import SKIP
 
 NEW_TOKENS = 8
 BEFORE, BEHIND = 5, 4
@@ -123,16 +124,15 @@ def check_images(cases: list[ImageCase], model: VlmFolder, manifest: dict[str, A
             )
             kept = torch.from_numpy(case.kept)
             late = spec.prune_layer if len(kept) < len(embeds) else None
-            skip = frozenset(spec.entry["method"].get("skip_ffn", ())) if case.level.startswith("skip") else frozenset()
+            plan = spec.entry["method"]["plan"] if case.level == SKIP else {}
+            skip = {int(layer): what for layer, what in plan.items()}
             taken = np.arange(len(embeds)) if late is not None else case.kept
             rows_of = Rows(embeds.numpy()[None], taken, len(embeds), Route("", "", None), prepared.grid)
             places, span = rows_of.positions(0, spec.compact)
             stays = kept if late is not None else torch.arange(len(kept))
             image = ImageRows(embeds[torch.from_numpy(taken)], torch.from_numpy(places).squeeze(-2), span, stays)
             ids = [*case.case.prompt_ids, *case.case.greedy_ids[:-1]]
-            wanted = logits(
-                decoder, spec.image_token_id, ids, [image], NEW_TOKENS, skip_ffn=skip, prune_layer=late
-            ).numpy()
+            wanted = logits(decoder, spec.image_token_id, ids, [image], NEW_TOKENS, skip=skip, prune_layer=late).numpy()
         error = np.abs(case.case.logits - wanted).max(-1)
         bound = TOLERANCE * np.maximum(1.0, np.abs(wanted).max(-1))
         step = int(np.argmax(np.nan_to_num(error / bound, nan=np.inf)))
