@@ -6,7 +6,8 @@ never leaves half of one behind.
 
 from __future__ import annotations
 
+from .edit import edit_manifest
 from .read import FORMAT_VERSION, MANIFEST, Bundle, open_bundle
 from .write import BundleWriter
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "Bundle", "BundleWriter", "open_bundle"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "Bundle", "BundleWriter", "edit_manifest", "open_bundle"]

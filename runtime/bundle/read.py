@@ -160,8 +160,6 @@ def open_bundle(path: str | Path, *, hashes: bool = True, networks: bool = False
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:
-    import jsonschema
-
     path = root / MANIFEST
     if not root.is_dir():
         raise BundleError(
@@ -201,6 +199,14 @@ def _read_manifest(root: Path) -> dict[str, Any]:
                 else "export the bundle again",
             )
         )
+    check_schema(manifest, path)
+    return manifest
+
+
+def check_schema(manifest: dict[str, Any], path: Path) -> None:
+    """Raise BundleError, naming ``path`` and the field, where ``manifest`` is not what the schema says."""
+    import jsonschema
+
     validator = _validator()(schema())
     problem = jsonschema.exceptions.best_match(validator.iter_errors(manifest))
     if problem is not None:
@@ -213,7 +219,6 @@ def _read_manifest(root: Path) -> dict[str, Any]:
                 "export the bundle again",
             )
         )
-    return manifest
 
 
 @cache
