@@ -1,7 +1,7 @@
 """The file a sequence is saved to; `runtime/core/state_file.cc` reads and writes the same.
 
 Little-endian: header; int32 tokens [length]; per layer float32 keys [Hkv,length,dh], then values, or the rows [k-1,D] of a recurrent
-state; SHA-256 of all of it as 64 hex characters.
+state; SHA-256 of all of it as 64 hex characters. Version 2, for sequences with images, is the native core's alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _HEADER = struct.Struct("<8sq64sqqqq")
 
 _MAGIC = b"FARTHSEQ"
 _VERSION = 1
+_WITH_IMAGES = 2
 _DIGEST = 64
 _PIECE = 1 << 20
 
@@ -97,6 +98,10 @@ def _load(
     magic, version, graph, layers, heads, dim, length = _HEADER.unpack(header)
     if magic != _MAGIC:
         raise BundleError(found_wanted(f"{path}", "no saved state", "a file written by save_state", "check the path"))
+    if version == _WITH_IMAGES:
+        raise RequestError(
+            found_wanted(f"{path}", "a sequence with images", "text only in portable mode", "load it with the native core")
+        )
     if version != _VERSION:
         raise _damaged(f"version of {path}", version, _VERSION)
     wanted = graph_identity(bundle)

@@ -125,14 +125,34 @@ def test_an_image_longer_than_the_context_is_refused(bundle: tuple[str, Path, Pa
 
 
 @pytest.mark.parametrize("native", ENGINES)
-def test_states_with_images_are_not_saved(bundle: tuple[str, Path, Path], native: bool, tmp_path: Path) -> None:
+def test_nobody_goes_back_into_an_image(bundle: tuple[str, Path, Path], native: bool) -> None:
     _, _, path = bundle
     with farthing.load(path, native=native) as model:
         greedy(model, [1, TOKEN, 5], [sample_image(1, 30, 30)])
         with pytest.raises(RequestError, match="image"):
-            model.save_state(tmp_path / "state")
-        with pytest.raises(RequestError, match="inside an image"):
             model.rewind(3)
+
+
+@pytest.mark.skipif(bool(native_parts().missing), reason="not built")
+def test_a_state_with_an_image_goes_on_where_it_was(bundle: tuple[str, Path, Path], tmp_path: Path) -> None:
+    _, _, path = bundle
+    image, first, second = sample_image(1, 30, 30), [1, TOKEN, 5, 9], [1, TOKEN, 5, 9, 40, 41]
+    how = {"greedy": True, "max_new_tokens": 6, "ignore_eos": True, "reuse_prefix": True}
+    with farthing.load(path, native=True) as model:
+        greedy(model, first, [image], 1)
+        model.save_state(tmp_path / "state")
+        wanted = model.generate(prompt_ids=second, images=[image], **how)
+    with farthing.load(path, native=True) as model:
+        model.load_state(tmp_path / "state")
+        found = model.generate(prompt_ids=second, images=[image], **how)
+        assert found.ids == wanted.ids
+        assert found.stats["prompt_tokens"] == wanted.stats["prompt_tokens"] == 2
+    with farthing.load(path, native=False) as model:
+        with pytest.raises(RequestError, match="text only"):
+            model.load_state(tmp_path / "state")
+        greedy(model, first, [image], 1)
+        with pytest.raises(RequestError, match="image"):
+            model.save_state(tmp_path / "other")
 
 
 def test_images_of_every_kind(tmp_path: Path) -> None:
