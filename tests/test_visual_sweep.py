@@ -186,17 +186,31 @@ def test_costs_by_hand() -> None:
         "layers": 2, "hidden_size": 8, "intermediate_size": 20, "heads": 4, "kv_heads": 2, "head_dim": 3, "vocab_size": 50,
     }  # fmt: skip
 
-    def layer(rows: int, through: int) -> int:
-        dense = rows * 2 * (8 * 12 + 2 * 8 * 6 + 12 * 8) + through * 3 * 2 * 8 * 20
-        return dense + 4 * sum(2 * 2 * 3 * seen for seen in range(1, rows + 1))
+    def layer(
+        before: int, visual: int, behind: int, attention: bool = True, ffn: bool = True, last: bool = False
+    ) -> int:
+        total = 0
+        for row in range(before + visual + behind):
+            image = before <= row < before + visual
+            total += 2 * 8 * 2 * 2 * 3
+            if attention or not image:
+                total += 2 * 8 * 12 + 4 * (row + 1) * 2 * 2 * 3
+                total += 0 if image and last else 2 * 12 * 8
+            if not image or (ffn and not last):
+                total += 3 * 2 * 8 * 20
+        return total
 
-    head = 2 * 8 * 50
-    assert prefill_flops(model, Load(3, 5, 5)) == 2 * layer(8, 8) + head
-    assert prefill_flops(model, Load(3, 5, 2, prune_layer=1)) == layer(8, 8) + layer(5, 5) + head
-    assert prefill_flops(model, Load(3, 5, 5, no_ffn=frozenset([0]))) == layer(8, 3) + layer(8, 8) + head
+    head, end = 2 * 8 * 50, {"last": True}
+    assert prefill_flops(model, Load(1, 5, 5, 2)) == layer(1, 5, 2) + layer(1, 5, 2, **end) + head
+    inside = Load(1, 5, 2, 2, prune_layer=1)
+    assert prefill_flops(model, inside) == layer(1, 5, 2) + layer(1, 2, 2, **end) + head
+    less = Load(1, 5, 5, 2, no_ffn=frozenset([0]))
+    assert prefill_flops(model, less) == layer(1, 5, 2, ffn=False) + layer(1, 5, 2, **end) + head
+    block = replace(less, no_attention=frozenset([0]))
+    assert prefill_flops(model, block) == layer(1, 5, 2, False, False) + layer(1, 5, 2, **end) + head
     kv = {"layers": 2, "kv_heads": 2, "head_dim": 3}
-    assert cache_bytes(kv, Load(3, 5, 5)) == 2 * 2 * 8 * 2 * 3 * 4
-    assert cache_bytes(kv, Load(3, 5, 2, prune_layer=1)) == 2 * (8 + 5) * 2 * 3 * 4
+    assert cache_bytes(kv, Load(1, 5, 5, 2)) == 2 * 2 * 8 * 2 * 3 * 4
+    assert cache_bytes(kv, inside) == 2 * (8 + 5) * 2 * 3 * 4
 
 
 # --- sweep

@@ -11,54 +11,69 @@ from ...runtime.tensors import VISUAL_STEP
 
 @dataclass(frozen=True)
 class Load:
-    """Rows of a prompt. ``text``; ``visual`` that enter the decoder; ``late`` of these that its last layers still have.
+    """Rows of a prompt with one image. ``before`` and ``behind`` it: text. ``visual`` enter the decoder; ``late`` of these its last layers still have.
 
-    ``late`` is less than ``visual`` only where rows are dropped before layer ``prune_layer``. ``no_ffn``: layers whose feed-forward network visual rows skip.
+    ``late`` is less than ``visual`` only where rows are dropped before layer ``prune_layer``. ``no_ffn``, ``no_attention``: layers of which visual rows
+    leave that part out.
     """
 
-    text: int
+    before: int
     visual: int
     late: int
+    behind: int
     prune_layer: int | None = None
     no_ffn: frozenset[int] = frozenset()
+    no_attention: frozenset[int] = frozenset()
 
-    def rows(self, layer: int) -> tuple[int, int]:
-        """(text rows, visual rows) of a layer."""
-        pruned = self.prune_layer is not None and layer >= self.prune_layer
-        return self.text, self.late if pruned else self.visual
+    @property
+    def text(self) -> int:
+        """Rows of text."""
+        return self.before + self.behind
+
+    def seen(self, layer: int) -> int:
+        """Visual rows of a layer."""
+        return self.late if self.prune_layer is not None and layer >= self.prune_layer else self.visual
 
 
-def skipped_layers(vision: Mapping[str, Any], step: str) -> frozenset[int]:
-    """Layers whose feed-forward network the visual rows of graph ``step`` skip."""
-    return frozenset() if step == VISUAL_STEP else frozenset(vision["method"].get("skip_ffn", ()))
+def skipped_layers(vision: Mapping[str, Any], step: str) -> tuple[frozenset[int], frozenset[int]]:
+    """(layers without feed-forward network, layers without attention) for the visual rows of graph ``step``."""
+    method = {} if step == VISUAL_STEP else vision["method"]
+    return frozenset(method.get("skip_ffn", ())), frozenset(method.get("skip_attention", ()))
 
 
 def prefill_flops(model: Mapping[str, Any], load: Load) -> float:
     """FLOPs of the decoder's prefill; ``model`` as in the manifest. A multiplication with its addition is two.
 
-    Per layer of n rows, of which f go through the feed-forward network, with D features, H query and G key/value heads of d, F hidden features:
+    A layer of n rows, with D features, H query and G key/value heads of d, and F hidden features:
 
-        2 n (2 D H d + 2 D G d)      queries and output, keys and values
-      + 6 f D F                      gate, up, down
-      + 4 H d n (n + 1) / 2          scores and weighted sums; a row sees itself and those before it
+        n x 2 D (2 G d)         keys and values
+      + q x 2 D H d             queries
+      + o x 2 D H d             output of the attention
+      + p x 4 H d               scores and weighted sums; p pairs of a row with itself and the rows before it, n (n + 1) / 2 of all
+      + f x 6 D F               gate, up, down
 
-    and 2 D V for the logits of the last row, of a vocabulary of V. Norms, rotations and softmax are left out, as are tower and projector: they
-    are the same at every level.
+    q, o, f: rows that take part. All do, but visual rows do not where their part is skipped (``no_attention``: neither q, p nor o), and in
+    the last layer o and f are text alone: nothing reads visual rows behind it. 2 D V for the logits of one row, of a vocabulary of V. Norms,
+    rotations and softmax are left out, as are tower and projector, which are the same at every level.
     """
-    features, ffn = model["hidden_size"], model["intermediate_size"]
+    features, ffn, last = model["hidden_size"], model["intermediate_size"], model["layers"] - 1
     queries, keys = model["heads"] * model["head_dim"], model["kv_heads"] * model["head_dim"]
     total = 2.0 * features * model["vocab_size"]
     for layer in range(model["layers"]):
-        text, visual = load.rows(layer)
-        rows = text + visual
-        through = text if layer in load.no_ffn else rows
-        total += 2.0 * rows * features * (2 * queries + 2 * keys)
-        total += 6.0 * through * features * ffn
-        total += 2.0 * queries * rows * (rows + 1)
+        visual = load.seen(layer)
+        rows = load.text + visual
+        attending = load.text if layer in load.no_attention else rows
+        pairs = rows * (rows + 1) / 2
+        if layer in load.no_attention:
+            pairs -= visual * load.before + visual * (visual + 1) / 2
+        output = load.text if layer == last else attending
+        through = load.text if layer == last or layer in load.no_ffn else rows
+        total += 2.0 * features * (2 * rows * keys + (attending + output) * queries)
+        total += 4.0 * queries * pairs + 6.0 * through * features * ffn
     return total
 
 
 def cache_bytes(kv: Mapping[str, Any], load: Load) -> int:
     """Bytes of keys and values, float32, that the prompt fills: 2 x heads x head size x 4 for each row of each layer."""
-    filled = sum(sum(load.rows(layer)) for layer in range(kv["layers"]))
+    filled = sum(load.text + load.seen(layer) for layer in range(kv["layers"]))
     return int(2 * kv["kv_heads"] * kv["head_dim"] * 4 * filled)

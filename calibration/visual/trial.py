@@ -140,13 +140,17 @@ class Subject:
             self._ask(item, pixels, level, 1)
 
     def _load(self, answer: Generation, rows: Rows) -> Load:
-        visual = int(rows.embeds.shape[1])
+        visual, ids = int(rows.embeds.shape[1]), answer.prompt_ids
+        before = ids.index(self.spec.image_token_id)
+        no_ffn, no_attention = skipped_layers(self.spec.entry, rows.route.step)
         return Load(
-            text=answer.stats["prompt_tokens"] - visual,
+            before=before,
             visual=visual,
             late=int(answer.stats["vision"]["rows"]),
+            behind=len(ids) - 1 - before,
             prune_layer=self.spec.prune_layer,
-            no_ffn=skipped_layers(self.spec.entry, rows.route.step),
+            no_ffn=no_ffn,
+            no_attention=no_attention,
         )
 
 
