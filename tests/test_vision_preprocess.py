@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from farthing.errors import BundleError, RequestError
 from farthing.runtime.anyres import anyres, choose_pinpoint
 from farthing.runtime.engines import native_parts
-from PIL import Image
 
 core = native_parts().core
 pytestmark = pytest.mark.skipif(core is None, reason="the native core is not built")

@@ -110,6 +110,13 @@ void check_digest(const std::filesystem::path& path, std::uintmax_t bytes) {
   if (found != stored) refuse(Status::bundle, "sha256 of " + path.string(), found, stored, "save the state again");
 }
 
+// The beginning of an identity as a message can say it, whatever a damaged file holds there.
+std::string beginning(const char* identity) {
+  std::string text(identity, 12);
+  for (char& c : text) c = c > ' ' && c < 127 ? c : '?';
+  return text + "...";
+}
+
 std::vector<SavedSpan> saved(const ImageSpans& spans) {
   std::vector<SavedSpan> all;
   for (const ImageSpan& span : spans.all()) {
@@ -125,7 +132,7 @@ ImageSpans read_spans(std::FILE* file, const std::filesystem::path& path, const 
   VisionHeader header;
   get(file, path, &header, sizeof header);
   if (!bundle.vision || std::memcmp(header.vision, bundle.vision->sha256.data(), sizeof header.vision) != 0) {
-    refuse(Status::bundle, "vision model of " + path.string(), std::string(header.vision, 12) + "...",
+    refuse(Status::bundle, "vision model of " + path.string(), beginning(header.vision),
            bundle.vision ? bundle.vision->sha256.substr(0, 12) + "..." : "none",
            "load it into the bundle it was saved from");
   }
@@ -213,7 +220,7 @@ void Engine::load_state(const std::filesystem::path& path) {
   }
   if (std::memcmp(header.graph, want.graph, sizeof header.graph) != 0 || header.layers != want.layers ||
       header.kv_heads != want.kv_heads || header.head_dim != want.head_dim) {
-    refuse(Status::bundle, "model of " + path.string(), std::string(header.graph, 12) + "...",
+    refuse(Status::bundle, "model of " + path.string(), beginning(header.graph),
            bundle_.graph_sha256.substr(0, 12) + "...", "load it into the bundle it was saved from");
   }
   if (header.length < 0 || header.length > capacity()) {

@@ -1,7 +1,5 @@
-// What only Qwen2-VL and Qwen2.5-VL need to know of an image: the size it is brought to.
-//
-// Their vision graph also takes inputs that the host makes (order of the windows, rotary angles of the patches, lengths of the
-// sequences). They belong here once the exporter of that family defines them; until then VisionEncoder refuses the kind.
+// What only Qwen2-VL and Qwen2.5-VL need to know of an image: the size it is brought to. Windows and rotary angles of the patches follow from
+// it inside their vision graph. The twin of runtime/visual/native.py.
 #pragma once
 
 #include <cstdint>

@@ -53,10 +53,6 @@ VisionEncoder::VisionEncoder(const Bundle& bundle, const OrtOptions& options, st
       memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
       cache_(cache_bytes) {
   options_.optimised = false;  // a compiled graph is the decoder's
-  if (spec_.preprocess.kind == Preprocess::Kind::qwen2_vl) {
-    refuse(Status::request, "preprocessing of " + bundle.path.string(), "'qwen2_vl'", "clip or anyres in this version",
-           "use a bundle of another family, or update farthing");
-  }
   if (spec_.perceive) {
     refuse(Status::request, "images of " + bundle.path.string(), "turned into weights (perceive)",
            "rows, in this version", "open the bundle with the portable engine, or use text only");
@@ -111,8 +107,11 @@ std::shared_ptr<const ImageFeatures> VisionEncoder::look(const Image& image) {
   Inputs inputs;
   inputs.emplace(tensors::kPixels, tensor(memory_, views.pixels, {layout.count, layout.height, layout.width, 3}));
   const auto made = run(tensors::kVision, inputs);
+  // Of one view the rows are its tokens; of several, every view has a whole grid.
+  const Geometry geometry = geometry_of(layout, spec_.preprocess, spec_.grid, spec_.newline);
   shape_of(output(made, tensors::kFeatures, tensors::kVision), "output features of graph vision",
-           {layout.count, spec_.grid * spec_.grid, spec_.feature_size}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+           {layout.count, layout.count == 1 ? geometry.rows : spec_.grid * spec_.grid, spec_.feature_size},
+           ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
   for (const auto& [name, value] : made) {
     const std::vector<std::int64_t> any(value.GetTensorTypeAndShapeInfo().GetShape().size(), -1);
     Array& array = seen->outputs[name];
