@@ -38,7 +38,7 @@ class QwenVisionConfig:
     full_layers: tuple[int, ...] = (7, 15, 23, 31)
     theta: float = 10000.0
 
-    tokens = "N"
+    tokens = "L"
     """Features of a view: as many as the image has."""
 
     @property

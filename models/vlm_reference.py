@@ -84,11 +84,12 @@ class Prompt:
 def assemble(decoder: Decoder, image_token_id: int, ids: Sequence[int], images: Sequence[ImageRows]) -> Prompt:
     """Rows of ``ids`` with each ``image_token_id`` replaced by the next of ``images``; behind the last image that token is text."""
     waiting, embeds, positions, visual, stays, at = list(images), [], [], [], [], 0
+    axes = (3, 1) if decoder.config.mrope_section else (1,)
     table = decoder.embed(torch.tensor([list(ids)]))[0]
     for row, token in enumerate(ids):
         if token != image_token_id or not waiting:
             embeds.append(table[row][None])
-            positions.append(torch.tensor([at]))
+            positions.append(torch.full(axes, at))
             visual.append(torch.tensor([False]))
             stays.append(torch.tensor([True]))
             at += 1
@@ -99,7 +100,7 @@ def assemble(decoder: Decoder, image_token_id: int, ids: Sequence[int], images: 
         visual.append(torch.ones(len(image.embeds), dtype=torch.bool))
         stays.append(torch.isin(torch.arange(len(image.embeds)), image.kept))
         at += image.span
-    return Prompt(torch.cat(embeds), torch.cat(positions), torch.cat(visual), torch.cat(stays))
+    return Prompt(torch.cat(embeds), torch.cat(positions, -1), torch.cat(visual), torch.cat(stays))
 
 
 def logits(

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 import vlm_models
+from rtx import needs_rtx, rtx
 from test_vlm_export import opener
 
+import farthing
 from farthing.errors import CheckpointError, RequestError
 from farthing.export import export
 from farthing.export.checkpoint import open_vlm
 from farthing.export.checkpoint.vlm_folder import VlmFolder
+from farthing.export.compile import compile_bundle
 from farthing.export.graph.project import ProjectGraph
 from farthing.export.graph.visual_step import Select
 from farthing.export.graph.writer import GraphWriter
@@ -25,6 +28,7 @@ from farthing.export.visual.native import longest_side, native_counts
 from farthing.export.visual.reduction import ratio_levels
 from farthing.plugins import library_path
 from farthing.runtime.bundle import Bundle, open_bundle
+from farthing.runtime.engines import native_parts
 from farthing.runtime.keep import choose_bucket
 from farthing.runtime.tensors import FEATURES, PIXELS, VISION
 from farthing.runtime.visual import native
@@ -32,6 +36,7 @@ from farthing.runtime.visual.images import sample_image
 from farthing.runtime.visual.prepare import prepare
 from farthing.runtime.visual.stepper import PromptStepper
 
+__all__ = ["rtx"]
 TOKEN = vlm_models.IMAGE_ID
 BEFORE, BEHIND = [1, 40, 77], [90, 8, 13, 250]
 SHAPES = [(32, 32), (24, 56), (61, 20), (8, 300), (13, 13), (400, 380)]
@@ -86,6 +91,41 @@ def test_features_of_graph_and_reference_are_those_of_transformers(
             lambda n: torch.from_numpy(np.array(folder.visual(f"tower.{n}"))), pixels.permute(0, 3, 1, 2)
         )
     close(found[0].numpy(), wanted)
+
+
+NATIVE = pytest.param(True, id="native", marks=pytest.mark.skipif(bool(native_parts().missing), reason="not built"))
+
+
+@pytest.mark.parametrize("native_core", [pytest.param(False, id="portable"), NATIVE])
+def test_both_engines_follow_transformers(exported: tuple[Path, Bundle], native_core: bool) -> None:
+    """Three images, one of them twice; and a question by the chat template, which brackets an image."""
+    from tokenizers import Tokenizer
+
+    checkpoint, bundle = exported
+    images = [sample_image(5, 24, 56), sample_image(6, 61, 20), sample_image(7, 48, 60), sample_image(5, 24, 56)]
+    prompt = [1, TOKEN, 30, 31, TOKEN, 90, TOKEN, 5, TOKEN, 17]
+    options: dict[str, Any] = {"greedy": True, "max_new_tokens": 6, "ignore_eos": True}
+    with farthing.load(bundle.path, native=native_core) as model:
+        made = model.generate(prompt_ids=prompt, images=images, **options)
+        asked = model.generate("What is it?", images=images[1:2], **options)
+        text = "<s>user: <|vision_start|><|image_pad|><|vision_end|>What is it?</s>"
+        ids = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+        assert ids.count(TOKEN) == 1
+        assert asked.ids == model.generate(prompt_ids=ids, images=images[1:2], **options).ids
+    assert made.stats["vision"]["encoded"] == 3
+    rows = vlm_models.qwen_logits(checkpoint, [*prompt, *made.ids[:-1]], images)
+    for row, chosen in zip(rows, made.ids, strict=True):
+        assert row[chosen] >= row.max() - 1e-3
+
+
+@needs_rtx
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("trt", [None, "10.3"])
+def test_engines_build(tmp_path: Path, trt: str | None) -> None:
+    checkpoint = vlm_models.write_qwen(tmp_path / "model", vision={"depth": 2, "fullatt_block_indexes": [1]})
+    bundle = export("vlm", checkpoint, tmp_path / "bundle", check=False).path
+    made = compile_bundle(bundle, "tensorrt-rtx", trt=trt, context=64, chunk=32, out=tmp_path / "engines")
+    assert set(made.graphs) == {"vision", "project", "visual_step", "decoder"}
 
 
 def _window_order(rows: int, columns: int, side: int) -> np.ndarray:

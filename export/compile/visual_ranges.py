@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +11,16 @@ from .profiles import Range
 
 
 def visual_ranges(manifest: Mapping[str, Any], capacity: int) -> dict[str, Range]:
-    """Ranges of T (views), L and N (rows of an image) of a vision-language manifest; none of others. ``capacity``: cache slots."""
+    """Ranges of T (views), L and N (rows of an image), height and width of a vision-language manifest; none of others.
+
+    ``capacity``: cache slots.
+    """
     vision = manifest.get("vision")
     if vision is None:
         return {}
     grid, how = int(vision["grid"]), vision["preprocess"]
+    if how["kind"] == "qwen2_vl":
+        return _native(how, capacity)
     if how["kind"] != "anyres":
         rows = min(grid * grid, capacity)
         return {"T": (1, 1, 1), "L": (1, rows, rows), "N": (1, rows, rows)}
@@ -26,3 +32,15 @@ def visual_ranges(manifest: Mapping[str, Any], capacity: int) -> dict[str, Range
         rows = max(rows, anyres((high, wide), tiles, grid).order.size)
     # What does not fit into the cache can be projected and pruned, but not run.
     return {"T": (1, views, views), "L": (1, rows, rows), "N": (1, min(rows, capacity), min(rows, capacity))}
+
+
+def _native(how: Mapping[str, Any], capacity: int) -> dict[str, Range]:
+    """Images of any size up to ``max_pixels``, and of shapes up to 1 : 2: an engine reserves memory for the largest height and width at once.
+
+    Longer ones would multiply that; who has them gives a range with ``--dim``.
+    """
+    unit, most = how["patch"] * how["merge"], how["max_pixels"]
+    rows, usual = most // unit**2, max(1, math.isqrt(most) // unit) * unit
+    side = (unit, usual, max(usual, math.isqrt(2 * most) // unit * unit))
+    fit = min(rows, capacity)
+    return {"L": (1, rows, max(rows, side[2] ** 2 // unit**2)), "N": (1, fit, fit), "height": side, "width": side}

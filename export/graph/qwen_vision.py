@@ -26,7 +26,7 @@ def write_qwen_vision(
     std: Sequence[float],
     progress: Progress = no_progress,
 ) -> None:
-    """pixels uint8 [1,H,W,3] -> features [1,N,dv]; saves the graph. ``read`` gives `models.qwen_vision.expected_tensors` by name.
+    """pixels uint8 [1,H,W,3] -> features [1,L,dv]; saves the graph. ``read`` gives `models.qwen_vision.expected_tensors` by name.
 
     H and W are multiples of ``c.unit``. An image stands for ``c.frames`` equal frames, so their kernels are added up.
     """
@@ -39,7 +39,7 @@ class _Tower:
 
     def write(self, mean: Sequence[float], std: Sequence[float], progress: Progress) -> None:
         w, c = self.w, self.c
-        w.inputs.append(TensorInfo(PIXELS, "uint8", (1, "H", "W", 3)))
+        w.inputs.append(TensorInfo(PIXELS, "uint8", (1, "height", "width", 3)))
         w.outputs.append(TensorInfo(FEATURES, "float32", (1, c.tokens, c.feature_size)))
         add_normalised(w, "image", mean=mean, std=std)
         add_grid(w, c)
