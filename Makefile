@@ -58,7 +58,7 @@ test-slow: $(VENV)/.stamp-dev $(VENV)/.stamp-model
 
 # rtx: engines of all test bundles by TensorRT-RTX, and the TensorRT backend compiled, linked and refusing. Needs no GPU, proves no speed.
 rtx: $(VENV)/.stamp-dev build/rtx/.stamp
-	$(PY) -m pytest tests/test_compile_rtx.py tests/test_tensorrt_backend.py
+	$(PY) -m pytest tests/test_compile_rtx.py tests/test_token_reduction_rtx.py tests/test_tensorrt_backend.py
 
 # ladder: every operator on every face that needs no GPU: CUDA kernels on the CPU, plugins in TensorRT's registry, bodies in TensorRT-RTX.
 ladder: $(VENV)/.stamp-dev build/rtx/.stamp

@@ -94,6 +94,11 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 @click.option("--importance", help="idpruner: sensitivity or norm, in place of a selector.")
 @click.option("--lam", type=float, help="idpruner: importance (1) against diversity (0). [default: 0.5]")
 @click.option("--estimator", help="zoo-prune: exact, or zo as in the paper. [default: exact]")
+@click.option(
+    "--rank",
+    type=int,
+    help="zoo-prune --estimator zo: rank that the projector is cut to; 128 as in the paper, 0 = whole. [default: 0]",
+)
 @click.option("--scores", help="globalcom2: logits, or probs. [default: logits]")
 @click.option(
     "--positions", help="idpruner, zoo-prune, globalcom2: keep the positions of kept tokens, or compact them."

@@ -20,6 +20,7 @@ def export_zoo_prune(
     estimator: str = "exact",
     positions: str = "compact",
     seed: int = 0,
+    rank: int = 0,
     dtype: str = "float32",
     trees: bool = False,
     check: bool = True,
@@ -27,11 +28,11 @@ def export_zoo_prune(
 ) -> ExportResult:
     """Export the Hugging Face folder ``checkpoint`` to the bundle ``out``; ``ratios`` of its visual tokens are dropped, one level each.
 
-    ``estimator``: ``exact``, or ``zo`` over 64 directions frozen by ``seed``. ``positions``: ``keep`` or ``compact``.
+    ``estimator``: ``exact``, or ``zo`` over 64 directions frozen by ``seed``, with the second layer cut to ``rank`` (0 = whole). ``positions``: ``keep`` or ``compact``.
 
     The rest as in `farthing.export.visual.export_visual`. Raises CheckpointError, RequestError, VerificationError, BundleError.
     """
-    reduction = ZooPrune(ratios=ratios, estimator=estimator, positions=positions, seed=seed)
+    reduction = ZooPrune(ratios=ratios, estimator=estimator, positions=positions, seed=seed, rank=rank)
     return export_visual(checkpoint, out, reduction, dtype=dtype, trees=trees, check=check, progress=progress)
 
 

@@ -31,20 +31,52 @@ class ProjectGraph:
 
     def begin(self, pool: Callable[[str], str] | None = None) -> None:
         """Inputs, the projector, and for images of several views the rows in their order. ``pool`` merges rows of the views before that."""
+        self.declare()
+        out = self.project(names.FEATURES)
+        out = out if pool is None else pool(out)
+        if not self.config.newline:
+            self.rows = out
+            return
+        self.weight("image_newline", self.read("image_newline")[None])
+        self.rows = self.in_order(out, self.config.width, "image_newline", "rows")
+
+    def declare(self) -> None:
+        """The inputs alone, for a method that chooses rows before they are projected (`project_chosen`)."""
         w, c = self.w, self.config
         views: int | str = "T" if c.newline else 1
         w.inputs.append(TensorInfo(names.FEATURES, "float32", (views, c.tower.tokens, c.tower.feature_size)))
-        middle = self.dense(names.FEATURES, "linear_1")
-        w.node("Gelu", [middle], ["active"])
-        out = self.dense("active", "linear_2")
-        out = out if pool is None else pool(out)
-        if not c.newline:
-            self.rows = out
-            return
-        w.inputs.append(TensorInfo(names.ORDER, "int64", ("L",)))
-        self.group = names.GROUP
+        if c.newline:
+            w.inputs.append(TensorInfo(names.ORDER, "int64", ("L",)))
+            self.group = names.GROUP
+
+    def project(self, features: str) -> str:
+        """Projected rows [...,D] of ``features`` [...,dv]."""
+        self.w.node("Gelu", [self.dense(features, "linear_1")], ["active"])
+        return self.dense("active", "linear_2")
+
+    def project_chosen(self, index: str) -> str:
+        """Rows [1,k,D] number ``index`` int64 [1,k] of the sequence of an image of several views; only these are projected.
+
+        The same bits as projecting all and gathering, since rows of our Linear do not influence each other.
+        """
+        w, c = self.w, self.config
+        self._small("chosen.table", np.array([-1, c.tower.feature_size], np.int64))
+        self._small("chosen.no_features", np.zeros((1, c.tower.feature_size), np.float32))
+        self._small("last_dim", np.array([-1], np.int64))
+        w.node("Reshape", [names.FEATURES, "chosen.table"], ["chosen.flat"])
+        w.node("Concat", ["chosen.flat", "chosen.no_features"], ["chosen.all"], axis=0)
+        w.node("Gather", [names.ORDER, index], ["chosen.order"], axis=0)
+        w.node("Gather", ["chosen.all", "chosen.order"], ["chosen.features"], axis=0)
+        rows = self.project("chosen.features")
+        w.node("Gather", [self.group, index], ["chosen.group_rows"], axis=1)  # [1,1,k]
+        self._small("line_break", np.array(-2, np.int64))
+        w.node("Equal", ["chosen.group_rows", "line_break"], ["chosen.breaks"])
+        self._small("second_dim", np.array([1], np.int64))
+        w.node("Squeeze", ["chosen.breaks", "second_dim"], ["chosen.break_rows"])
+        w.node("Unsqueeze", ["chosen.break_rows", "last_dim"], ["chosen.break_column"])
         self.weight("image_newline", self.read("image_newline")[None])
-        self.rows = self.in_order(out, c.width, "image_newline", "rows")
+        w.node("Where", ["chosen.break_column", "image_newline", rows], ["chosen.rows"])
+        return "chosen.rows"
 
     def in_order(self, views: str, width: int, line_break: str, output: str) -> str:
         """[1,L,width] of values [T,N,width] of each view, with the row ``line_break`` [1,width] at line breaks."""

@@ -211,7 +211,8 @@ class IdPruner(Pruning):
 class ZooPrune(Pruning):
     """Sensitivity of the projector times diversity (Kim, Zhang et al. 2025, arXiv 2509.24837); no training, no attention maps.
 
-    ``estimator``: ``zo``, the paper's finite differences over frozen directions, or ``exact``, what they estimate.
+    ``estimator``: ``zo``, the paper's finite differences over frozen directions, or ``exact``, what they estimate. ``rank`` of ``zo``: singular
+    values of the second layer to keep, 0 = all; the authors use 128 for LLaVA-NeXT, without which it costs 64 times the projector.
     """
 
     method = "zoo-prune"
@@ -223,11 +224,15 @@ class ZooPrune(Pruning):
         estimator: str = "exact",
         positions: str = "compact",
         seed: int = 0,
+        rank: int = 0,
     ) -> None:
         super().__init__(ratios, positions)
         if estimator not in ESTIMATORS:
             raise RequestError(found_wanted("estimator", repr(estimator), " or ".join(ESTIMATORS), "choose one"))
-        self.estimator, self.seed = estimator, seed
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0 or (rank and estimator != "zo"):
+            found = f"{rank!r} with estimator {estimator}"
+            raise RequestError(found_wanted("rank", found, "0 (all), or more with estimator zo", "leave it out"))
+        self.estimator, self.seed, self.rank = estimator, seed, rank
 
     def check(self, model: VlmFolder) -> None:
         """M-RoPE keeps positions whatever the authors do. Raises RequestError."""
@@ -238,7 +243,7 @@ class ZooPrune(Pruning):
     def project(self, graph: ProjectGraph, model: VlmFolder, level: Level, tokens: int | str) -> None:
         """Sensitivities, then sads; within each view where there are several, which share the budget alike."""
         graph.begin()
-        add_projector_sensitivity(graph, "importance", self.estimator, self.lender(graph.w), self.seed)
+        add_projector_sensitivity(graph, "importance", self.estimator, self.lender(graph.w), self.seed, self.rank)
         quota = ""
         if graph.group:
             quota, _ = add_equal_quotas(graph.w, "share", group=graph.group, views=names.FEATURES, k=int(tokens))
@@ -255,7 +260,7 @@ class ZooPrune(Pruning):
 
     def about(self) -> dict[str, Any]:
         """For the manifest."""
-        return {"estimator": self.estimator, "seed": self.seed, "ratios": list(self.ratios)}
+        return {"estimator": self.estimator, "seed": self.seed, "rank": self.rank, "ratios": list(self.ratios)}
 
 
 class GlobalCom2(Pruning):
@@ -308,9 +313,9 @@ class GlobalCom2(Pruning):
         return add
 
     def project(self, graph: ProjectGraph, model: VlmFolder, level: Level, tokens: int | str) -> None:
-        """Quotas and scores, then the best of every view."""
+        """Quotas and scores, then the best of every view; only those are projected, since scores need no projected rows."""
         cells = model.vlm.clip.grid**2
-        graph.begin()
+        graph.declare()
         graph.w.inputs += [
             TensorInfo(names.CLS_SCORE, "float32", ("T", cells)),
             TensorInfo(names.TAP_INDEX, "int64", ("L", 4)),
@@ -329,16 +334,21 @@ class GlobalCom2(Pruning):
             k=int(tokens),
             keep=1.0 - level.ratio,
         )
-        made = add_selection(
-            graph.w,
-            Selection(k=int(tokens), mode="topk"),
-            scores=score,
-            embeds=graph.rows,
-            prefix="chosen",
-            group=graph.group,
-            quota=quota,
+        graph.w.constant("score_column", np.array([-1], np.int64))
+        # By score alone; of its features TokenSelect reads the shape.
+        graph.w.node("Unsqueeze", [score, "score_column"], ["score_rows"])
+        index = "chosen.index"
+        graph.w.operator(
+            "TokenSelect",
+            [score, "score_rows", graph.group, quota],
+            [index, "chosen.picks"],
+            k=int(tokens),
+            mode="topk",
+            order="position",
+            lam=0.5,
+            epsilon=1e-6,
         )
-        graph.finish(made["embeds"], made["index"], tokens)
+        graph.finish(graph.project_chosen(index), index, tokens)
 
     def about(self) -> dict[str, Any]:
         """For the manifest."""
@@ -346,7 +356,7 @@ class GlobalCom2(Pruning):
 
 
 def add_projector_sensitivity(
-    graph: ProjectGraph, output: str, estimator: str, lender: GraphWriter | None, seed: int = 0
+    graph: ProjectGraph, output: str, estimator: str, lender: GraphWriter | None, seed: int = 0, rank: int = 0
 ) -> None:
     """``output`` [1,L]: how strongly the projector reacts at each row; 0 at line breaks."""
     bias = graph.read("linear_1.bias") if graph.config.projector_bias else None
@@ -359,6 +369,7 @@ def add_projector_sensitivity(
         projector=projector,
         estimator=estimator,
         seed=seed,
+        rank=rank,
         hidden="linear_1",
         lender=lender,
     )
