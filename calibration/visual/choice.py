@@ -62,10 +62,16 @@ def check_bound(what: str, bound: float) -> float:
 
 
 def _choose(bundle: BundleResult, sweep: Sweep, measure: str, most: float, by_mean: bool) -> Choice:
+    by = "mean" if by_mean else "interval"
+
     def lost(level: LevelResult) -> float:
         found: Interval = getattr(level, measure)
         return found.value if by_mean else found.high
 
+    accuracy = bundle.level(FULL).accuracy
+    if measure == "loss" and accuracy is not None and accuracy.value <= most:
+        remark = f"full itself is right in {accuracy.value:.3g} of the answers, so no level can lose more: use questions that it can answer"
+        return Choice(bundle.path, FULL, bundle.current, measure, most, by, remark)
     good = [level for level in bundle.levels if level.level == FULL or lost(level) <= most]
     best = min(good, key=lambda level: (level.rows, level.flops))
     remark = ""
@@ -78,7 +84,7 @@ def _choose(bundle: BundleResult, sweep: Sweep, measure: str, most: float, by_me
                 needed = math.ceil(Z * Z * (1 - most) / most) if most > 0 else 0
                 remark += f"; {sweep.answered} answers cannot show a loss below {able:.3g}"
                 remark += f", {needed} could" if needed else ", and no number of them a loss of 0"
-    return Choice(bundle.path, best.level, bundle.current, measure, most, "mean" if by_mean else "interval", remark)
+    return Choice(bundle.path, best.level, bundle.current, measure, most, by, remark)
 
 
 def apply_choice(choice: Choice, sweep: Sweep) -> dict[str, Any]:

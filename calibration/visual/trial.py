@@ -90,7 +90,7 @@ class Subject:
             self.tower.append(time.process_time() - start)
         plain, project_seconds = self._project(prepared, features, FULL)
         whole = self._ask(item, pixels, FULL)
-        line = Line(whole.ids, whole.stop_reason == "eos")
+        line = line_of(whole.ids, whole.stop_reason == "eos", self.spec.image_token_id)
         reference = self._along(whole, line)
         trials = {}
         for level in levels[first % len(levels) :] + levels[: first % len(levels)]:
@@ -117,12 +117,12 @@ class Subject:
             item.question, images=[pixels], level=level, greedy=True, max_new_tokens=new or self._new
         )
 
-    def _along(self, answer: Generation, line: Line) -> np.ndarray:
-        """Log-probabilities float64 [positions,V] of what follows the prompt, and each token of ``line``. The cache still holds the prompt."""
+    def _along(self, answer: Generation, line: list[int]) -> np.ndarray:
+        """Log-probabilities float64 [positions,V] of what follows the prompt, and each id of ``line``. The cache still holds the prompt."""
         prompt = answer.stats["prompt_tokens"]
         self.runtime.rewind(prompt - 1)
         # The prompt's last row once more: only passes of this kind give the logits of every row.
-        return log_softmax(self.runtime.extend([answer.prompt_ids[-1], *line.shown]))
+        return log_softmax(self.runtime.extend([answer.prompt_ids[-1], *line]))
 
     def _project(self, prepared: Any, features: dict[str, np.ndarray], level: str) -> tuple[Rows, float]:
         """The rows of a level, and CPU seconds of making them from features."""
@@ -154,17 +154,14 @@ class Subject:
         )
 
 
-@dataclass(frozen=True)
-class Line:
-    """The unpruned answer, along which levels are compared: at each of its tokens, and at its end if it ``ended`` by itself."""
+def line_of(ids: list[int], ended: bool, image_token: int) -> list[int]:
+    """What is fed behind a prompt to compare levels at every token of the answer ``ids``, and at its end if it ``ended`` by itself.
 
-    ids: list[int]
-    ended: bool
-
-    @property
-    def shown(self) -> list[int]:
-        """What is fed behind the prompt: the last token only if something is to follow it."""
-        return self.ids if self.ended else self.ids[:-1]
+    The last token is fed only if something is to follow it. A model out of its depth may name the image token, which no pass of text takes:
+    there the line is cut.
+    """
+    fed = ids if ended else ids[:-1]
+    return fed[: fed.index(image_token)] if image_token in fed else fed
 
 
 def levels_of(bundle: Bundle) -> VisionSpec:
