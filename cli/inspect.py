@@ -179,6 +179,13 @@ def _vision_lines(vision: dict[str, Any]) -> list[str]:
             told = f"{(grid // level['pool']) ** 2} tokens a view" if "pool" in level else "all tokens"
         default = "  (unless a request says otherwise)" if level["id"] == vision["level"] else ""
         lines.append(f"    {level['id']:<9} {told}, {level['ratio']:.0%} dropped{default}")
+    choice = vision.get("choice", {})
+    if choice.get("level") == vision["level"]:
+        data = choice.get("data") or {}
+        lines.append(
+            f"    chosen by tune-visual: {choice.get('by')} of {choice.get('measure')} at most {choice.get('most')} "
+            f"on {choice.get('items')} questions of {data.get('name')}"
+        )
     return lines
 
 

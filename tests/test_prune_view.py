@@ -32,6 +32,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "inside": export("idpruner", one, root / "inside", ratios=[0.75], prune_layer=1, check=False).path,
         "several": export("zoo-prune", several, root / "several", ratios=[0.75], check=False).path,
         "pooled": export("matryoshka", several, root / "pooled", scales=[1], check=False).path,
+        "shaped": export(
+            "idpruner", vlm_models.write_qwen(root / "qwen"), root / "shaped", ratios=[0.75], check=False
+        ).path,
         "full": export("vlm", one, root / "full", check=False).path,
     }
 
@@ -90,6 +93,16 @@ def test_several_views(bundles: dict[str, Path], shape: tuple[int, int]) -> None
         np.testing.assert_array_equal(canvas.pixels[y : y + patch, x : x + patch], own)
     if shape == (48, 48):
         assert canvas.pixels.shape == (2 * side, 2 * side, 3)
+
+
+def test_images_of_their_own_shape(bundles: dict[str, Path]) -> None:
+    pixels = sample_image(4, 24, 57)
+    panel = panels(open_bundle(bundles["shaped"]), pixels, ["r75"], kernels=False)[0]
+    kept, prepared = kept_rows(bundles["shaped"], pixels, "r75")
+    part = panel.parts[0]
+    assert part.lit.shape == prepared.grid == (3, 7) and panel.total == 21
+    assert np.flatnonzero(part.lit.reshape(-1)).tolist() == kept.tolist()
+    np.testing.assert_array_equal(part.pixels, prepared.views[0])
 
 
 def test_inside_the_decoder(bundles: dict[str, Path]) -> None:

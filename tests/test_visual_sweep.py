@@ -380,6 +380,8 @@ def test_apply_is_kept_and_everything_else_stays(folder: Path, measured: Sweep) 
         made = model.generate(QUESTIONS[0], images=[sample_image(1, 30, 30)], greedy=True, max_new_tokens=1)
         assert made.stats["vision"]["rows"] == 2
     assert not [p for p in path.iterdir() if p.name.startswith(".")]
+    told = run("inspect", path)[1]
+    assert "chosen by tune-visual: interval of kl at most 1000000000.0 on 4 questions of plain.jsonl" in told
 
 
 def test_a_manifest_is_edited_as_a_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
