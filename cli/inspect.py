@@ -181,10 +181,11 @@ def _vision_lines(vision: dict[str, Any]) -> list[str]:
         lines.append(f"    {level['id']:<9} {told}, {level['ratio']:.0%} dropped{default}")
     choice = vision.get("choice", {})
     if choice.get("level") == vision["level"]:
-        data = choice.get("data") or {}
+        data = choice.get("data")
+        name = data.get("name") if isinstance(data, dict) else None
         lines.append(
             f"    chosen by tune-visual: {choice.get('by')} of {choice.get('measure')} at most {choice.get('most')} "
-            f"on {choice.get('items')} questions of {data.get('name')}"
+            f"on {choice.get('items')} questions of {name}"
         )
     return lines
 
