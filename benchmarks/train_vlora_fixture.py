@@ -287,6 +287,8 @@ def save(student: Student, eyes: Eyes, out: Path) -> None:
     tensors[f"{tower}embeddings.class_embedding"] = eyes.class_row
     tensors[f"{tower}embeddings.patch_embedding.weight"] = eyes.patch.weight.unflatten(1, (3, PATCH, PATCH))
     tensors[f"{tower}embeddings.position_embedding.weight"] = eyes.places
+    # Read by nobody: features are those before the last norm.
+    tensors |= {f"{tower}post_layernorm.weight": torch.ones(EYES), f"{tower}post_layernorm.bias": torch.zeros(EYES)}
     tensors |= {f"{tower}pre_layrnorm.{k}": p for k, p in eyes.first.named_parameters()}
     for i, layer in enumerate(eyes.layers):
         p = f"{tower}encoder.layers.{i}."

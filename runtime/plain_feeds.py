@@ -34,6 +34,7 @@ def places(session: Any, positions: np.ndarray, past: np.ndarray) -> dict[str, n
     """Where the rows of a pass go, as the graph of ``session`` takes it: ``positions`` int64 [B,S] of text, ``past`` int64 [B] filled slots.
 
     With M-RoPE a row of text has the same position three times. In layers behind a pruning text alone fills as many slots as everywhere.
+    Where images become weights, text alone changes none.
     """
     taken = {i.name: i.shape for i in session.get_inputs()}
     feeds = {names.POSITIONS: positions}
@@ -43,4 +44,7 @@ def places(session: Any, positions: np.ndarray, past: np.ndarray) -> dict[str, n
         feeds[names.PAST_LEN] = past
     if names.LATE_LEN in taken:
         feeds[names.LATE_LEN] = past
+    for name, shape in taken.items():
+        if name.startswith(names.DELTA.format("")):
+            feeds[name] = np.zeros((len(past), *shape[1:]), np.float32)
     return feeds

@@ -68,7 +68,7 @@ class PortableEngine:
         self._vision = VisualPasses.of(
             bundle, self._memory, lambda graph: open_graph(bundle, threads, configure, graph)
         )
-        self._spans = Spans()
+        self._spans = self._fresh_spans()
         self._mrope = self._vision is not None and self._vision.spec.mrope
         self._late = np.zeros(1, np.int64)
         if self._mrope:
@@ -175,6 +175,8 @@ class PortableEngine:
         passes, rows, seconds = self._passes, self._rows, self._seconds
         seen = self._vision.counts() if self._vision else {}
         start, before = _Clock(), self.length
+        if self._vision is not None:
+            self._vision.look(prompt, self._spans, before)
         self._append_items(prompt)
         prefilled = _Clock()
         prefilled_tokens = self.length - before
@@ -215,7 +217,7 @@ class PortableEngine:
         """Take cache and tokens from a saved file. Raises RequestError, BundleError; then nothing has changed."""
         tokens, parts = load_state(Path(path), self._bundle, self._capacity, self._vocab)
         self._has_logits = False
-        self._spans = Spans()
+        self._spans = self._fresh_spans()
         self._tokens = tokens
         for mine, theirs in zip(self._memory.parts(len(tokens)), parts, strict=True):
             mine[:] = theirs
@@ -286,6 +288,9 @@ class PortableEngine:
                     found_wanted("restart_window", restart, "0 with images", "an image cannot be half remembered")
                 )
 
+    def _fresh_spans(self) -> Spans:
+        return Spans() if self._vision is None else self._vision.spans()
+
     def _append_items(self, items: Sequence[Item]) -> None:
         for run in runs_of(items):
             if self._cancelled.is_set():
@@ -308,7 +313,7 @@ class PortableEngine:
         shift = following - self.length - self._spans.shift
         self._spans.add(self.length, count, image.key, positions=shift, dropped_late=count - late)
         self._tokens += [self._image_token] * count
-        self._passes += 1
+        self._passes += count > 0
         self._rows += count
 
     def _append(self, ids: Sequence[int]) -> None:
@@ -371,6 +376,8 @@ class PortableEngine:
                 inputs[names.PAST_LEN] = (self._past, (1,))
             if self._vision is not None and self._vision.spec.prune_layer is not None:
                 inputs[names.LATE_LEN] = (self._late, (1,))
+            if self._vision is not None:
+                inputs |= {name: (array, array.shape) for name, array in self._vision.inputs().items()}
             for name, array in plain_feeds(self._bundle.step_inputs, 1, rows).items():
                 inputs[name] = (array if array.size else np.zeros(1, array.dtype), array.shape)
             for name, (array, shape) in inputs.items():

@@ -129,6 +129,10 @@ VISUAL_STEP = "visual_step"
 PERCEIVE = "perceive"
 """Name of the graph that turns an image into weights, and stem of its file."""
 
+DELTA = "delta_{}"
+"""float32 [B,nL,D,r]: the image's low-rank changes of the linears of type {} (one of q, k, v, o, m) in nL layers; out of `perceive`, into the
+decoder. Zeros are no image."""
+
 DECODER = "decoder"
 """Name of the graph of a plain decoder in the manifest, and stem of its file."""
 

@@ -76,16 +76,16 @@ def record_images(folder: Path, manifest: dict[str, Any], progress: Progress) ->
             ids = _text(vocab, token)
             prompt = [*(next(ids) for _ in range(BEFORE)), token, *(next(ids) for _ in range(BEHIND))]
             encoder = VisualEncoder(spec, opened)
-            rows = encoder.rows(sample_image(seed, height, width), level)
-            stepper = PromptStepper(manifest, opened, BEFORE + rows.embeds.shape[1] + BEHIND + NEW_TOKENS)
+            rows = 0 if spec.perceive else encoder.rows(sample_image(seed, height, width), level).embeds.shape[1]
+            stepper = PromptStepper(manifest, opened, BEFORE + rows + BEHIND + NEW_TOKENS)
             stepper.encoder = encoder  # its features are made already
             logits, chosen = [stepper.prompt(prompt, [sample_image(seed, height, width)], level)], list[int]()
             for _ in range(NEW_TOKENS):
                 chosen.append(int(logits[-1].argmax()))
                 if len(chosen) < NEW_TOKENS:
                     logits.append(stepper.text(chosen[-1:]))
-            case, taken = Case(prompt, chosen, np.stack(logits)), rows.embeds.shape[1]
-            cases.append(ImageCase(seed, height, width, level, stepper.kept[0], taken, case))
+            case = Case(prompt, chosen, np.stack(logits))
+            cases.append(ImageCase(seed, height, width, level, stepper.kept[0], rows, case))
             progress("recording images", len(cases), total)
     return cases
 

@@ -45,6 +45,7 @@ inline const std::string kVision = "vision";               // names of graphs, o
 inline const std::string kProject = "project";
 inline const std::string kVisualStep = "visual_step";
 inline const std::string kPerceive = "perceive";
+inline const std::string kDelta = "delta_";
 inline const std::string kDecoder = "decoder";  // name of the graph
 inline const std::string kGam = "gam_lm";
 

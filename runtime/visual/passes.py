@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from .. import tensors as names
 from ..bundle import Bundle
 from ..memory import Memory
 from .encoder import Open, Rows, VisualEncoder
-from .spans import AskedImage, Spans
+from .spans import AskedImage, Item, Spans
 from .spec import VisionSpec, vision_spec
 
 
@@ -29,7 +30,22 @@ class VisualPasses:
     def of(cls, bundle: Bundle, memory: Memory, open_graph: Open) -> VisualPasses | None:
         """None for a bundle that reads text only. Raises BundleError."""
         spec = vision_spec(bundle)
+        if spec is not None and spec.perceive:
+            from .perception import Perceiver
+
+            return Perceiver(spec, memory, open_graph)
         return None if spec is None else cls(spec, memory, open_graph)
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """Further inputs of every step, by name; what they hold is changed in place."""
+        return {}
+
+    def spans(self) -> Spans:
+        """The images of a fresh sequence."""
+        return Spans()
+
+    def look(self, items: Sequence[Item], spans: Spans, length: int) -> None:
+        """Called before ``items`` are run behind ``length`` slots: time to make what all of them need."""
 
     def counts(self) -> dict[str, float]:
         """So far: images encoded and found in the cache, rows of images before and after reduction, seconds in tower and projector."""

@@ -49,6 +49,11 @@ class VisionSpec:
         return self.entry.get("prune_layer")
 
     @property
+    def perceive(self) -> bool:
+        """Whether images become weights of the decoder and no rows."""
+        return bool(self.entry.get("perceive", False))
+
+    @property
     def levels(self) -> list[str]:
         """Ids, in the order of the manifest."""
         return [str(level["id"]) for level in self.entry["levels"]]

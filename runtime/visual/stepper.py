@@ -16,6 +16,7 @@ from ...errors import RequestError, found_wanted
 from .. import tensors as names
 from ..plain_feeds import plain_feeds
 from .encoder import Open, Rows, VisualEncoder
+from .perception import Perception
 from .spec import VisionSpec
 
 
@@ -46,6 +47,8 @@ class PromptStepper:
         self.spec = VisionSpec(manifest["vision"])
         self.encoder = VisualEncoder(self.spec, open_graph)
         self.counts = Counts()
+        self._perception = Perception(self.encoder) if self.spec.perceive else None
+        self._deltas = {} if self._perception is None else self._perception.nothing()
         self.kept: list[np.ndarray] = []
         """Of each image so far, the numbers of the rows that were kept, int64 [K]."""
         kv, layers = manifest["kv"], range(manifest["kv"]["layers"])
@@ -58,8 +61,20 @@ class PromptStepper:
         token = self.spec.image_token_id
         check_markers(ids, len(images), token)
         waiting, text = iter(images), list[int]()
+        if self._perception is not None and images:
+            if len(images) > 1 or self.counts.position:
+                raise RequestError(
+                    found_wanted("images", len(images), "one for a sequence", "ask about each on its own")
+                )
+            self._deltas = self._perception.deltas(images[0])
         for i in ids:
-            if i == token:
+            if i == token and self._perception is not None:
+                if text:
+                    self.text(text)
+                    text = []
+                self.counts.position += 1
+                self.kept.append(np.zeros(0, np.int64))
+            elif i == token:
                 if text:
                     self.text(text)
                     text = []
@@ -77,6 +92,7 @@ class PromptStepper:
             names.INPUT_IDS: np.array([ids], np.int64),
             names.POSITIONS: self._spread(positions[None]),
             names.LOGIT_ROWS: np.array([[rows - 1]], np.int64),
+            **self._deltas,
         }
         feeds |= plain_feeds([i.name for i in session.get_inputs()], 1, rows)
         made = self._run(session, feeds, [names.LOGITS])
