@@ -205,6 +205,8 @@ EXTRAS = {
     ],
     # Shares its module with onnxruntime and cannot stand beside it: see "GPU" in README.md.
     "gpu": ["onnxruntime-gpu>=1.24"],
+    # Opening picture files, for prompts with images; arrays of pixels need nothing.
+    "images": ["pillow>=10"],
     "rtx": ["tensorrt-rtx-cu13>=1.7,<2"],
     "quant": ["nvidia-modelopt[onnx]>=0.30"],
     "dev": [
@@ -216,6 +218,7 @@ EXTRAS = {
         "clang-format>=18,<23",
         "transformers>=4.51",
         "accelerate>=1",
+        "pillow>=10",
         "psutil>=5.9",
         "types-jsonschema",
     ],

@@ -16,9 +16,11 @@ HELP = """Talk with a bundle that has a chat template. Each turn reuses the cach
 Examples:
   farthing chat bundle
   farthing chat bundle --system "Answer in one sentence." --temperature 0.5
+  farthing chat llava --level r75
 
 \b
 While talking:
+  /image FILE   show a picture with what you say next (vision-language bundles)
   /reset   forget the conversation
   /stats   tokens, passes and time of the last answer
   /quit    leave (also Ctrl-D)
@@ -31,6 +33,7 @@ _PROMPT = "> "
 @click.command("chat", help=HELP, short_help="Talk with a bundle.")
 @click.argument("bundle", type=click.Path())
 @click.option("--system", help="Instruction the conversation begins with.")
+@click.option("--level", help="How many visual tokens each picture gets: a level of the bundle (`farthing inspect`).")
 @click.option("--max-new-tokens", type=int, default=512, show_default=True, help="Longest answer, in tokens.")
 @sampling_options
 @open_options
@@ -55,28 +58,45 @@ def chat_command(
         _talk(runtime, [] if system is None else [{"role": "system", "content": system}], how)
 
 
-def _talk(runtime: Any, opening: list[dict[str, str]], how: dict[str, Any]) -> None:
+def _talk(runtime: Any, opening: list[dict[str, Any]], how: dict[str, Any]) -> None:
     messages, stats = list(opening), None
+    pictures: list[Any] = []
     while (line := _ask()) is not None:
         if line == "/quit":
             return
         if line == "/reset":
-            messages, stats = list(opening), None
+            messages, stats, pictures = list(opening), None, []
+        elif line.startswith("/image"):
+            pictures += _picture(runtime, line.removeprefix("/image").strip())
         elif line == "/stats":
             click.echo("nothing yet" if stats is None else speed_report(stats, runtime.native), err=True)
         elif line:
-            messages.append({"role": "user", "content": line})
+            shown = [{"type": "image", "image": picture} for picture in pictures]
+            messages.append({"role": "user", "content": [*shown, {"type": "text", "text": line}] if shown else line})
             try:
                 text, latest = _answer(runtime, messages, how)
             except RequestError as error:
                 messages.pop()  # too long, mostly: the conversation can go on from before
                 click.echo(f"error: {error}\n/reset starts anew", err=True)
                 continue
-            stats = latest or stats
+            stats, pictures = latest or stats, []
             messages.append({"role": "assistant", "content": text})
 
 
-def _answer(runtime: Any, messages: list[dict[str, str]], how: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+def _picture(runtime: Any, path: str) -> list[Any]:
+    """The picture in file ``path``, as pixels; nothing, and the reason on stderr, where it cannot be shown."""
+    from ..runtime.visual.images import as_rgb
+
+    try:
+        if "vision" not in runtime.bundle.manifest:
+            raise RequestError(found_wanted("/image", "given to a bundle that reads text only", "text", "leave it out"))
+        return [as_rgb(path, "picture")]
+    except RequestError as error:
+        click.echo(f"error: {error}", err=True)
+        return []
+
+
+def _answer(runtime: Any, messages: list[dict[str, Any]], how: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
     """(text, statistics) of one answer, shown as it comes; Ctrl-C cuts it short, and then there are no statistics."""
     pieces: list[str] = []
 
