@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from test_vlm_export import opener
 import farthing
 from farthing.errors import CheckpointError, RequestError
 from farthing.export import export
-from farthing.export.checkpoint import open_vlm
+from farthing.export.checkpoint import open_vlm, qwen_config
+from farthing.export.checkpoint.hf_config import read_config
+from farthing.export.checkpoint.json_file import Fields
 from farthing.export.checkpoint.vlm_folder import VlmFolder
 from farthing.export.compile import compile_bundle
 from farthing.export.graph.project import ProjectGraph
@@ -26,6 +29,7 @@ from farthing.export.graph.writer import GraphWriter
 from farthing.export.visual import Level, Reduction, export_visual
 from farthing.export.visual.native import longest_side, native_counts
 from farthing.export.visual.reduction import ratio_levels
+from farthing.models.vlm import projector_tensors
 from farthing.plugins import library_path
 from farthing.runtime.bundle import Bundle, open_bundle
 from farthing.runtime.engines import native_parts
@@ -290,6 +294,78 @@ def test_buckets_serve_every_image() -> None:
                     chosen = choose_bucket(level.buckets, rows, level.ratio)
                     if rows >= 0.5 * counts[-1][0] and chosen is not None and rows > 100:
                         assert chosen <= 1.15 * rows * (1 - level.ratio) + 1
+
+
+def _published(**decoder: Any) -> Fields:
+    """config.json of Qwen's own folders, as they are on hubs."""
+    return Fields(
+        {
+            "model_type": "qwen2_5_vl",
+            "bos_token_id": 151643,
+            "eos_token_id": 151645,
+            "image_token_id": 151655,
+            "hidden_act": "silu",
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 1000000.0,
+            "sliding_window": 32768,
+            "use_sliding_window": False,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+            "vision_config": {
+                "depth": 32,
+                "hidden_act": "silu",
+                "hidden_size": 1280,
+                "intermediate_size": 3420,
+                "num_heads": 16,
+                "in_chans": 3,
+                "out_hidden_size": decoder["hidden_size"],
+                "patch_size": 14,
+                "spatial_merge_size": 2,
+                "spatial_patch_size": 14,
+                "window_size": 112,
+                "fullatt_block_indexes": [7, 15, 23, 31],
+                "tokens_per_second": 2,
+                "temporal_patch_size": 2,
+            },
+            **decoder,
+        },
+        "config.json",
+    )
+
+
+SIZES = {
+    3_754_622_976: {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+    },
+    8_292_166_656: {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+        "vocab_size": 152064,
+    },
+}
+"""Qwen2.5-VL 3B and 7B by their number of weights."""
+
+
+@pytest.mark.parametrize("parameters", SIZES)
+def test_published_models_have_their_number_of_weights(parameters: int) -> None:
+    fields = _published(**SIZES[parameters])
+    text = qwen_config.text_fields(fields)
+    decoder = qwen_config.decoder_config(read_config(text), text)
+    vlm = qwen_config.read_config(fields, decoder.hidden_size, decoder.vocab_size)
+    shapes = [*vlm.tower.expected_tensors().values(), *projector_tensors(vlm).values()]
+    assert decoder.parameters + sum(map(math.prod, shapes)) == parameters
+    assert decoder.mrope_section == (16, 24, 24)
+    assert decoder.rope.theta == 1e6
 
 
 def _copied(folder: Path, target: Path) -> Path:

@@ -96,16 +96,30 @@ class _Tower:
         self._add_norm(p + "between", down, norm, following, f"stream.{i + 1}")
 
     def _whole(self, p: str, qkv: str) -> str:
-        """Attention of every patch to every patch, the queries in as many parts as a token has patches.
+        """Attention of every patch to every patch, head by head, the queries in as many parts as a token has patches.
 
-        ONNX Runtime's CPU kernel holds all scores of a node: 1.7 GB for 5120 patches and 16 heads. The parts run one after the other.
+        ONNX Runtime's CPU kernel holds all scores of a node: with 16 heads at once 1.7 GB for 5120 patches (a megapixel), and 275 GB for
+        what the published files allow. A quarter of a head has 26 MB and 4 GB; the CPU seconds are the same.
         """
+        w, c = self.w, self.c
         q, k, v = self._heads(p, qkv, "cos", "sin")
-        parts = [f"{p}q.{n}" for n in range(self.c.patches_in_token)]
-        self.w.node("Split", [q], parts, axis=2, num_outputs=len(parts))
+        parts = [f"{p}q.part{n}" for n in range(c.patches_in_token)]
+        w.node("Split", [q], parts, axis=2, num_outputs=len(parts))
+
+        def heads_of(x: str) -> list[str]:
+            made = [f"{x}.{n}" for n in range(c.heads)]
+            if c.heads == 1:
+                return [x]
+            w.node("Split", [x], made, axis=1, num_outputs=c.heads)
+            return made
+
+        keys, values = heads_of(k), heads_of(v)
         for part in parts:
-            self.w.node("Attention", [part, k, v], [f"{part}.mixed"])
-        self.w.node("Concat", [f"{part}.mixed" for part in parts], [p + "mixed.heads"], axis=2)
+            queries = heads_of(part)
+            for head in zip(queries, keys, values, strict=True):
+                w.node("Attention", list(head), [f"{head[0]}.mixed"])
+            w.node("Concat", [f"{head}.mixed" for head in queries], [f"{part}.all"], axis=1)
+        w.node("Concat", [f"{part}.all" for part in parts], [p + "mixed.heads"], axis=2)
         return self._joined(p, p + "mixed")
 
     def _windowed(self, p: str, qkv: str, windows: Windows) -> str:
