@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ...errors import RequestError, found_wanted
+from ...runtime.visual.images import as_rgb
 from .data import Data
 from .intervals import Interval, mean_over_items, paired_loss, quartiles, wilson
 from .trial import FULL, Subject, Trial
@@ -92,6 +93,10 @@ def sweep(
         raise RequestError(
             found_wanted("bundles", [str(b) for b in bundles], "different ones, at least one", "name each once")
         )
+    pictures = list(dict.fromkeys(item.image for item in data.items))
+    for number, image in enumerate(pictures):
+        as_rgb(image)  # a broken one is refused before minutes are spent
+        progress("opening pictures", number + 1, len(pictures))
     results = []
     for place, path in enumerate(bundles):
         stage = f"{place + 1}/{len(bundles)} {Path(path).name}"
