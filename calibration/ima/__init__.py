@@ -1,0 +1,11 @@
+"""How near images come to text inside a frozen language model, and what their rows can leave out (Shukor and Cord 2024, arXiv 2405.16700).
+
+Runs the PyTorch reference of a checkpoint, one layer in memory at a time.
+"""
+
+from __future__ import annotations
+
+from .guard import MOST_KL, Guard, divergence
+from .report import ImaReport, ima_report
+
+__all__ = ["MOST_KL", "Guard", "ImaReport", "divergence", "ima_report"]
