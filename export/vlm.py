@@ -1,4 +1,4 @@
-"""Recipe of method ``vlm``: a vision-language model (LLaVA-1.5, LLaVA-NeXT) with all of its visual tokens. Exact."""
+"""Recipe of method ``vlm``: a vision-language model (LLaVA-1.5, LLaVA-NeXT, Qwen2.5-VL) with all of its visual tokens. Exact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def export_vlm(
 
 RECIPE = Recipe(
     method="vlm",
-    title="Vision-language model (LLaVA-1.5, LLaVA-NeXT) with all visual tokens",
+    title="Vision-language model (LLaVA-1.5, LLaVA-NeXT, Qwen2.5-VL) with all visual tokens",
     dtypes=DTYPES,
     export=export_vlm,
 )

@@ -153,7 +153,7 @@ def test_other_layouts_make_the_same_bundle(exported: tuple[Path, Bundle], tmp_p
 @pytest.mark.parametrize(
     ("file", "change", "word"),
     [
-        ("config.json", {"vision_config": {"window_size": 20}}, "window_size"),
+        ("config.json", {"vision_config": {"window_size": 28}}, "window_size"),
         ("config.json", {"vision_config": {"out_hidden_size": 40}}, "out_hidden_size"),
         ("config.json", {"vision_config": {"hidden_act": "gelu"}}, "hidden_act"),
         ("config.json", {"vision_config": {"num_heads": 3}}, "num_heads"),

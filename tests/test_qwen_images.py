@@ -19,8 +19,8 @@ from farthing.runtime.visual.images import sample_image
 from farthing.runtime.visual.prepare import prepare
 
 TOKEN = vlm_models.IMAGE_ID
-SHAPES = [(32, 32), (24, 56), (61, 20), (8, 300), (13, 13), (400, 380)]
-"""Whole windows; three rows of seven tokens; a size to round; a strip; one that is enlarged; one that is shrunk."""
+SHAPES = [(24, 48), (40, 40), (61, 20), (8, 300), (13, 13), (400, 380)]
+"""Whole windows of 3 x 3 tokens; 5 x 5; a size to round, 8 x 2; a strip; one that is enlarged; one that is shrunk."""
 
 
 @pytest.fixture(scope="module")

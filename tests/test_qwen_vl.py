@@ -34,8 +34,8 @@ from farthing.runtime.visual.stepper import PromptStepper
 __all__ = ["rtx"]
 TOKEN = vlm_models.IMAGE_ID
 BEFORE, BEHIND = [1, 40, 77], [90, 8, 13, 250]
-SHAPES = [(32, 32), (24, 56), (61, 20), (8, 300), (13, 13), (400, 380)]
-"""Whole windows; three rows of seven tokens; a size to round; a strip; one that is enlarged; one that is shrunk."""
+SHAPES = [(24, 48), (40, 40), (61, 20), (8, 300), (13, 13), (400, 380)]
+"""Whole windows of 3 x 3 tokens; 5 x 5; a size to round, 8 x 2; a strip; one that is enlarged; one that is shrunk."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_features_of_graph_and_reference_are_those_of_transformers(
     with torch.no_grad():
         model.model.visual(inputs["pixel_values"], inputs["image_grid_thw"])
     prepared = prepare(image, how)
-    order = np.argsort(_window_order(*prepared.grid, 2))
+    order = np.argsort(_window_order(*prepared.grid, 3))
     wanted = seen[0].numpy()[order]
     session = opener(bundle, False)(VISION)
     close(session.run([FEATURES], {PIXELS: prepared.views})[0][0], wanted)

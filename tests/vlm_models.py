@@ -77,7 +77,7 @@ def spread(model: Any) -> None:
 
 
 def write_qwen(folder: Path, seed: int = 0, *, vision: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """A folder of Qwen2.5-VL: patches of 4 pixels, tokens of 8, windows of 2 x 2 tokens. ``changes`` go to the outer configuration."""
+    """A folder of Qwen2.5-VL: patches of 4 pixels, tokens of 8, windows of 3 x 3 tokens. ``changes`` go to the outer configuration."""
     import torch
     import transformers as hf
 
@@ -88,7 +88,7 @@ def write_qwen(folder: Path, seed: int = 0, *, vision: dict[str, Any] | None = N
         "intermediate_size": 44,
         "num_heads": 2,
         "patch_size": 4,
-        "window_size": 16,
+        "window_size": 24,
         "fullatt_block_indexes": [1, 3],
         "out_hidden_size": 48,
     }

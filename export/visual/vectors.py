@@ -38,7 +38,7 @@ class ImageCase:
     level: str
     kept: np.ndarray
     rows: int
-    """Slots of the cache that the image takes."""
+    """Slots of the cache that the image takes; 1 where it becomes weights and leaves a position free."""
     case: Case
 
     @property
@@ -76,7 +76,7 @@ def record_images(folder: Path, manifest: dict[str, Any], progress: Progress) ->
             ids = _text(vocab, token)
             prompt = [*(next(ids) for _ in range(BEFORE)), token, *(next(ids) for _ in range(BEHIND))]
             encoder = VisualEncoder(spec, opened)
-            rows = 0 if spec.perceive else encoder.rows(sample_image(seed, height, width), level).embeds.shape[1]
+            rows = 1 if spec.perceive else encoder.rows(sample_image(seed, height, width), level).embeds.shape[1]
             stepper = PromptStepper(manifest, opened, BEFORE + rows + BEHIND + NEW_TOKENS)
             stepper.encoder = encoder  # its features are made already
             logits, chosen = [stepper.prompt(prompt, [sample_image(seed, height, width)], level)], list[int]()
@@ -164,7 +164,8 @@ def _shapes(spec: VisionSpec) -> list[tuple[int, int]]:
     unit, window = int(how["patch"]) * int(how["merge"]), int(how["window"])
     least = [b["tokens"] for level in spec.entry["levels"] for b in level.get("buckets", [])[:1]]
     wide = math.ceil(1.2 * max(least) ** 0.5) * unit if least else 0
-    return [(window - unit + 5, window + 2 * unit - 3), *([(wide, wide)] if least else [])]
+    cut = (2 * window - unit + unit // 4, window + unit - unit // 4)
+    return [cut, *([(wide, wide)] if least else [])]
 
 
 def _text(vocab: int, image_token: int) -> Iterator[int]:
