@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import RequestError, VerificationError, found_wanted
+from ..models.clip import ClipConfig
 from ..runtime.bundle import BundleWriter
 from ..runtime.tensors import DECODER, PERCEIVE, VISION
 from ..runtime.visual.images import sample_image
@@ -143,11 +144,12 @@ def _write_graphs(
     def generator(name: str) -> np.ndarray:
         return model.visual(f"vlora.{name}")
 
-    c = model.vlora
+    c, tower = model.vlora, model.vlm.tower
+    assert isinstance(tower, ClipConfig)
     with GraphWriter(folder, VISION) as vision:
         write_clip(
             vision,
-            model.vlm.tower,  # type: ignore[arg-type]
+            tower,
             lambda name: model.visual(f"tower.{name}"),
             mean=preprocess["mean"],
             std=preprocess["std"],
@@ -165,6 +167,7 @@ def _write_graphs(
 
 def _vision_entry(model: VloraFolder, preprocess: dict[str, Any]) -> dict[str, Any]:
     c, tower = model.vlora, model.vlm.tower
+    assert isinstance(tower, ClipConfig)
     return {
         "family": "llava",
         "image_token_id": model.vlm.image_token_id,

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import CheckpointError, RequestError, found_wanted
 from ...export.checkpoint.vlm_folder import VlmFolder
 from ...export.visual.preprocess import preprocess_entry
+from ...models.clip import ClipConfig
 from ...runtime.chat_template import ChatTemplate
 from ...runtime.visual.encoder import Rows
 from ...runtime.visual.images import as_rgb
@@ -131,7 +132,7 @@ def prompts(model: VlmFolder, decoder: Decoder, samples: list[Sample]) -> Iterat
         with torch.no_grad():
             prepared = prepare(as_rgb(sample.item.image), how)
             found = image_features(c, read, prepared.views, how["mean"], how["std"])
-            order = prepared.layout(c.tower.grid).order if c.newline else None
+            order = prepared.layout(c.tower.grid).order if c.newline and isinstance(c.tower, ClipConfig) else None
             embeds = image_rows(c, read, found, order)
             every = np.arange(len(embeds))
             rows = Rows(embeds.numpy()[None], every, len(embeds), Route("", "", None), prepared.grid)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ...errors import CheckpointError, found_wanted
-from ...models.clip import expected_tensors as tower_tensors
 from ...models.vlm import VlmConfig
 from ...models.vlora import HEADS, TYPES, VloraConfig, vlora_tensors
 from .hf_config import unknown_architecture
@@ -152,7 +151,7 @@ class VloraFolder(HuggingFaceCheckpoint):
             )
         if (parallel := fields.values.get("pretraining_tp", 1)) != 1:
             raise fields.bad("pretraining_tp", parallel, 1)
-        wanted = {f"tower.{n}": s for n, s in tower_tensors(self.vlm.tower).items()}
+        wanted = {f"tower.{n}": s for n, s in self.vlm.tower.expected_tensors().items()}
         wanted |= {f"vlora.{n}": s for n, s in vlora_tensors(v).items()}
         self._refuse_list("missing", (n for n in wanted if n not in self._others), "all of tower and generator")
         self._refuse_list("unexpected", (n for n in self._others if n not in wanted), "only tensors the model uses")

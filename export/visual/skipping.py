@@ -42,12 +42,12 @@ def read_plan(plan: str | Path | Mapping[Any, str]) -> Plan:
                 parsed[layer] = match[3]
         plan = parsed
     found: Plan = {}
-    for layer, what in plan.items():
-        if isinstance(layer, bool) or not str(layer).isdecimal() or what not in SKIPS:
+    for named, what in plan.items():
+        if isinstance(named, bool) or not str(named).isdecimal() or what not in SKIPS:
             raise RequestError(
-                found_wanted("plan", f"{layer!r}: {what!r}", f"a layer and one of {', '.join(SKIPS)}", "correct it")
+                found_wanted("plan", f"{named!r}: {what!r}", f"a layer and one of {', '.join(SKIPS)}", "correct it")
             )
-        found[int(layer)] = what
+        found[int(named)] = what
     return dict(sorted(found.items()))
 
 
