@@ -113,6 +113,23 @@ def test_both_engines_follow_transformers(exported: tuple[Path, Bundle], native_
         assert row[chosen] >= row.max() - 1e-3
 
 
+@pytest.mark.parametrize("native_core", [pytest.param(False, id="portable"), NATIVE])
+def test_a_second_question_goes_on_behind_the_image(exported: tuple[Path, Bundle], native_core: bool) -> None:
+    """21 rows take 7 positions, so behind an image positions are smaller than slots; also where only the text behind it is new."""
+    _, bundle = exported
+    images = [sample_image(5, 24, 56), sample_image(6, 61, 20)]
+    prompts = [[1, 40, TOKEN, 30, 31, TOKEN, 90, 17, 23], [1, 40, TOKEN, 30, 31, TOKEN, 90, 18], [1, 40, TOKEN, 30, 77]]
+    options: dict[str, Any] = {"greedy": True, "max_new_tokens": 6, "ignore_eos": True}
+    fresh, again = [], []
+    for reuse, made in ((False, fresh), (True, again)):
+        with farthing.load(bundle.path, native=native_core) as model:
+            for prompt in prompts:
+                shown = images[: prompt.count(TOKEN)]
+                made.append(model.generate(prompt_ids=prompt, images=shown, reuse_prefix=reuse, **options))
+    assert [m.ids for m in again] == [m.ids for m in fresh]
+    assert again[1].stats["vision"]["rows"] == again[2].stats["vision"]["rows"] == 0
+
+
 @needs_rtx
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("trt", [None, "10.3"])
@@ -204,6 +221,10 @@ def test_methods_that_prune(exported: tuple[Path, Bundle], tmp_path: Path, metho
     assert whole.total == 48
     assert 24 <= len(half.kept) <= 27
     assert 12 <= len(quarter.kept) <= 14
+    with farthing.load(bundle.path, native=False) as one, farthing.load(bundle.path) as other:
+        options: dict[str, Any] = {"greedy": True, "max_new_tokens": 6, "ignore_eos": True, "level": "r75"}
+        prompt = {"prompt_ids": [1, TOKEN, 30, 31], "images": [sample_image(5, 48, 60)]}
+        assert one.generate(**prompt, **options).ids == other.generate(**prompt, **options).ids
     everything, _ = whole.positions(9, False)
     np.testing.assert_array_equal(half.positions(9, False)[0], everything[..., half.kept])
 
