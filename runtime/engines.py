@@ -133,15 +133,6 @@ def open_engine(
         if parts.missing is None:
             bundle = open_bundle(path, hashes=False)
             try:
-                if bundle.manifest.get("vision", {}).get("perceive", False):
-                    raise MissingDependencyError(
-                        found_wanted(
-                            "the native engine",
-                            "without images that become weights",
-                            "with them",
-                            "leave native out: portable mode has them",
-                        )
-                    )
                 return _native(parts, path, threads, context, hashes), bundle
             except MissingDependencyError as error:  # an ONNX Runtime that is too old for the core, for example
                 if native:

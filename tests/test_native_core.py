@@ -24,7 +24,7 @@ def programs() -> Path:
     """Folder with the test programs, built once."""
     build = Path(os.environ.get("FARTHING_TEST_BUILD", ROOT / "build" / "native-tests"))
     configure = ["cmake", "-S", ROOT, "-B", build, "-DFARTHING_TESTS=ON", "-DFARTHING_PYTHON=OFF"]
-    targets = ["core_allocations", "capi_check", "farthing_ops"]
+    targets = ["core_allocations", "capi_check", "images_check", "farthing_ops"]
     for command in (configure, ["cmake", "--build", build, "--parallel", "2", "--target", *targets]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -59,6 +59,54 @@ def test_no_allocation_per_token(programs: Path, bundle: Path) -> None:
     words = _run(programs / "core_allocations", bundle, _onnxruntime(), library_path()).split()
     assert words[0] == "ours" and int(words[1]) == 0
     assert int(words[3]) > 0, "the counter saw nothing at all, not even ONNX Runtime"
+
+
+@pytest.fixture(scope="session")
+def vlm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model with images, half of whose rows can be dropped."""
+    import vlm_models
+
+    folder = tmp_path_factory.mktemp("vlm")
+    vlm_models.write_llava(folder / "checkpoint", "llava_next")
+    export("idpruner", folder / "checkpoint", folder / "bundle", ratios=[0.5], check=False)
+    return folder / "bundle"
+
+
+def test_images_in_cpp(programs: Path, vlm_bundle: Path) -> None:
+    """Ids as the Python interface gives them; and refusals."""
+    import vlm_models
+
+    import farthing
+    from farthing.runtime.visual.images import sample_image
+
+    image = sample_image(5, 40, 30)
+    with farthing.load(vlm_bundle, native=True, threads=1) as model:
+        for level in ("full", "r50"):
+            arguments = (vlm_bundle, _onnxruntime(), library_path(), vlm_models.IMAGE_ID, 40, 30, level)
+            done = subprocess.run(
+                [programs / "images_check", *map(str, arguments)],
+                input=image.tobytes(),
+                capture_output=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr.decode()
+            made = model.generate(
+                prompt_ids=[1, vlm_models.IMAGE_ID, 30, 31],
+                images=[image],
+                level=level,
+                greedy=True,
+                max_new_tokens=8,
+                ignore_eos=True,
+            )
+            assert [int(i) for i in done.stdout.split()] == list(made.ids)
+
+
+def test_no_allocation_per_token_behind_an_image(programs: Path, vlm_bundle: Path) -> None:
+    import vlm_models
+
+    words = _run(programs / "core_allocations", vlm_bundle, _onnxruntime(), library_path(), vlm_models.IMAGE_ID).split()
+    assert words[0] == "ours" and int(words[1]) == 0
+    assert int(words[3]) > 0
 
 
 @pytest.fixture(scope="session")

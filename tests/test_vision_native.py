@@ -444,3 +444,54 @@ def test_what_a_graph_gives_is_checked(bundle: Any, tmp_path: Path) -> None:
     core = engine(path)
     with pytest.raises(BundleError, match=r"output features of graph vision is of shape \[1,36,32\]"):
         generate(core, "full")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose images become weights."""
+    import vlora_models
+
+    folder = tmp_path_factory.mktemp("vlora")
+    return export("vlora", vlora_models.write_vlora(folder / "model"), folder / "bundle", check=False).path
+
+
+def test_images_as_weights(weights: Path) -> None:
+    """Bit by bit as the plain loop; drafts run with the changes, too; text is text again when the image is gone."""
+    prompt, image = [1, 40, TOKEN, 30, 31, 90], IMAGES[0]
+    judge, core = stepper(weights), engine(weights)
+    wanted = judge.prompt(prompt, [image])
+    core.prefill([7, 8])
+    core.reset()
+    core.prefill(prompt, shown(None, [image]))
+    np.testing.assert_array_equal(core.logits(), wanted)
+    assert core.length == len(prompt) - 1 and TOKEN not in core.tokens
+    np.testing.assert_array_equal(core.extend([11])[0], judge.text([11]))
+    plain = generate(core, None, prompt, shown(None, [image]), max_new_tokens=20)
+    assert plain["stats"]["vision"]["cache_hits"] == 1 and plain["stats"]["vision"]["rows"] == 0
+    core.draft("lookup", "", {"always": True, "nodes": 7, "depth": 7})
+    assert generate(core, None, prompt, shown(None, [image]), max_new_tokens=20)["ids"] == plain["ids"]
+    core.draft("none")
+    text = {"max_new_tokens": 6, "temperature": 0.0}
+    alone = core.generate([1, 40, 30], text)["ids"]
+    generate(core, None, prompt, shown(None, [image]))
+    made = core.generate_all([[1, 40, 30], [1, 40, 30, 31]], [text], 2)
+    assert made[0]["ids"] == alone == engine(weights).generate([1, 40, 30], text)["ids"]
+    # A state of text replaces the image and what it changed.
+    assert alone == core.generate([1, 40, 30], {**text, "reuse_prefix": True})["ids"]
+
+
+def test_images_as_weights_are_bound_to_their_sequence(weights: Path, tmp_path: Path) -> None:
+    core, image = engine(weights), IMAGES[0]
+    core.prefill([1, 2, 3])
+    core.save_state(tmp_path / "text")
+    wanted = core.extend([4])
+    with pytest.raises(RequestError, match="one behind text that was read without it"):
+        core.prefill([TOKEN, 5], shown(None, [image]))
+    core.reset()
+    core.prefill([1, 2, TOKEN, 3], shown(None, [image]))
+    with pytest.raises(RequestError, match="one with an image in it"):
+        core.save_state(tmp_path / "state")
+    with pytest.raises(RequestError, match="is 2, before the image, expected 0, or above 2"):
+        core.rewind(2)
+    core.load_state(tmp_path / "text")
+    np.testing.assert_array_equal(core.extend([4]), wanted)

@@ -1,4 +1,4 @@
-"""VLoRA: the generator against torch's own modules, images as weights through the portable engine, and what is refused."""
+"""VLoRA: the generator against torch's own modules, images as weights through both engines, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import vlora_models
 from torch import nn
 
 import farthing
-from farthing.errors import CheckpointError, MissingDependencyError, RequestError
+from farthing.errors import CheckpointError, RequestError
 from farthing.export import export
 from farthing.export.checkpoint.vlora_folder import VloraFolder, open_vlora
 from farthing.export.decoder import export_decoder
@@ -25,6 +25,7 @@ from farthing.models.vlm_reference import image_features
 from farthing.models.vlora import HEADS, VloraDecoder, logits, outward, perceive
 from farthing.runtime import tensors as names
 from farthing.runtime.bundle import Bundle, open_bundle
+from farthing.runtime.engines import native_parts
 from farthing.runtime.visual.images import sample_image
 from farthing.runtime.visual.prepare import prepare
 from farthing.runtime.visual.stepper import PromptStepper
@@ -33,6 +34,8 @@ TOKEN = vlm_models.IMAGE_ID
 IMAGE, OTHER = sample_image(1, 40, 31), sample_image(2, 24, 24)
 PROMPT = [1, 40, TOKEN, 30, 31, 90, 17]
 MARGIN = 2e-4
+NATIVE = pytest.param(True, id="native", marks=pytest.mark.skipif(bool(native_parts().missing), reason="not built"))
+ENGINES = pytest.mark.parametrize("native", [pytest.param(False, id="portable"), NATIVE])
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +166,12 @@ def test_dynamic_is_merged(tmp_path: Path) -> None:
     np.testing.assert_allclose(stepped(bundle, PROMPT, [IMAGE]), merged.logits[0, -1].numpy(), atol=1e-4, rtol=0)
 
 
-def test_text_alone_is_the_text_model_bit_for_bit(made: tuple[VloraFolder, Path], tmp_path: Path) -> None:
+@ENGINES
+def test_text_alone_is_the_text_model_bit_for_bit(made: tuple[VloraFolder, Path], tmp_path: Path, native: bool) -> None:
     model, path = made
     plain = export_decoder(model, tmp_path / "plain").path
     ids = [i for i in PROMPT if i != TOKEN]
-    with farthing.load(plain, native=False) as text, farthing.load(path) as sees:
+    with farthing.load(plain, native=native) as text, farthing.load(path, native=native) as sees:
         for engine in (text.engine, sees.engine):
             engine.prefill(ids)
         np.testing.assert_array_equal(text.engine.logits(), sees.engine.logits())
@@ -202,9 +206,10 @@ def greedy(model: Any, ids: list[int], images: list[np.ndarray], **more: Any) ->
     return model.generate(prompt_ids=ids, images=images, greedy=True, max_new_tokens=6, ignore_eos=True, **more)
 
 
-def test_generation_follows_the_reference(made: tuple[VloraFolder, Path]) -> None:
+@ENGINES
+def test_generation_follows_the_reference(made: tuple[VloraFolder, Path], native: bool) -> None:
     model, path = made
-    with farthing.load(path) as runtime:
+    with farthing.load(path, native=native) as runtime:
         made_ids = greedy(runtime, PROMPT, [IMAGE])
         assert made_ids.stats["prompt_tokens"] == len(PROMPT) - 1  # no row for the image
         rows = wanted_logits(model, open_bundle(path), [*PROMPT, *made_ids.ids[:-1]], IMAGE)[-6:]
@@ -214,10 +219,11 @@ def test_generation_follows_the_reference(made: tuple[VloraFolder, Path]) -> Non
         assert shown.prompt_ids.count(TOKEN) == 1
 
 
-def test_what_a_second_question_shares(made: tuple[VloraFolder, Path]) -> None:
+@ENGINES
+def test_what_a_second_question_shares(made: tuple[VloraFolder, Path], native: bool) -> None:
     _, path = made
     second, text = [1, 40, TOKEN, 30, 77], [1, 40, 30]
-    with farthing.load(path) as runtime:
+    with farthing.load(path, native=native) as runtime:
         fresh = {key: greedy(runtime, second, [image]).ids for key, image in (("same", IMAGE), ("other", OTHER))}
         plain = greedy(runtime, text, []).ids
         greedy(runtime, PROMPT, [IMAGE])
@@ -239,9 +245,10 @@ def test_what_a_second_question_shares(made: tuple[VloraFolder, Path]) -> None:
         assert greedy(runtime, text, []).ids == plain
 
 
-def test_requests_that_are_refused(made: tuple[VloraFolder, Path], tmp_path: Path) -> None:
+@ENGINES
+def test_requests_that_are_refused(made: tuple[VloraFolder, Path], tmp_path: Path, native: bool) -> None:
     _, path = made
-    with farthing.load(path) as runtime:
+    with farthing.load(path, native=native) as runtime:
         with pytest.raises(RequestError, match="2 in a prompt"):
             greedy(runtime, [1, TOKEN, 5, TOKEN, 6], [IMAGE, IMAGE])
         greedy(runtime, PROMPT, [IMAGE])
@@ -253,8 +260,6 @@ def test_requests_that_are_refused(made: tuple[VloraFolder, Path], tmp_path: Pat
         greedy(runtime, [1, 40, 30], [])
         with pytest.raises(RequestError, match="read without it"):
             runtime.engine.generate([TOKEN, 5], {"continue": True}, images=[(IMAGE, "full")])
-    with pytest.raises(MissingDependencyError, match="weights"):
-        farthing.load(path, native=True)
 
 
 def test_a_tower_of_its_own(made: tuple[VloraFolder, Path], tmp_path: Path) -> None:

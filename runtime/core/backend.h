@@ -3,8 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "error.h"
 
@@ -30,6 +32,13 @@ struct VisualPass {
   std::span<const float> embeds;            // [rows, hidden_size]
   std::span<const std::int64_t> positions;  // [rows], with M-RoPE [3, rows]
   std::int64_t rows = 0, past = 0, gap = 0;
+};
+
+// An image as weights: a low-rank change of linears, an input of every pass (VisionSpec::perceive).
+struct WeightChange {
+  std::string name;
+  std::shared_ptr<const float> values;  // [layers, D, r]
+  std::size_t count = 0;
 };
 
 // Rows of a text in a pass over several texts, at most.
@@ -79,6 +88,8 @@ class Backend {
   // Writes an image's rows into the cache. Returns how many slots they take in the layers from VisionSpec::prune_layer on: fewer than
   // pass.rows where the graph drops rows on its way; it must then get all rows of the image at once. Throws Error.
   virtual std::int64_t run_visual(const VisualPass& pass);
+  // From now on the linears are changed so; none: they are the text model's.
+  virtual void perceive(std::span<const WeightChange>) {}
   // Key or value cache of a layer, float32 [kv_heads, capacity, head_dim]; empty for a recurrent state.
   virtual std::span<float> keys(std::int64_t) { return {}; }
   virtual std::span<float> values(std::int64_t) { return {}; }

@@ -29,9 +29,10 @@ Bundle opened(const std::filesystem::path& path, const EngineOptions& options) {
 
 std::unique_ptr<Backend> open_backend(const Bundle& bundle, const EngineOptions& options) {
   if (options.tensorrt) {
-    if (bundle.vision && (bundle.vision->mrope || bundle.vision->prune_layer > 0)) {
+    if (bundle.vision && (bundle.vision->mrope || bundle.vision->prune_layer > 0 || bundle.vision->perceive)) {
       refuse(Status::request, "backend of " + bundle.path.string(), "TensorRT",
-             "ONNX Runtime for a model with M-RoPE or pruning inside the decoder", "open it without tensorrt");
+             "ONNX Runtime for a model with M-RoPE, pruning inside the decoder or images as weights",
+             "open it without tensorrt");
     }
     return open_tensorrt_backend(bundle, {"", "", "", options.backend.capacity, options.cuda_graphs, options.hashes});
   }
@@ -96,13 +97,19 @@ void Engine::rewind(std::int64_t wanted) {
     refuse(Status::request, "length to rewind to", std::to_string(wanted), "0 to " + std::to_string(length()),
            "rewind to a length that was reached");
   }
+  if (wanted == 0) forget_image();
   if (wanted == length()) return;
+  if (perceives() && wanted > 0 && !spans_.empty() && wanted <= spans_.all().front().begin) {
+    refuse(Status::request, "length to rewind to", std::to_string(wanted) + ", before the image",
+           "0, or above " + std::to_string(spans_.all().front().begin),
+           "go back to the beginning: the image changed what is before it, too");
+  }
   if (const ImageSpan* image = spans_.at(wanted); image && image->begin < wanted) {
     refuse(Status::request, "length to rewind to", std::to_string(wanted) + ", inside an image",
            "at most " + std::to_string(image->begin) + ", where it begins, or at least " + std::to_string(image->end()),
            "rewind to one of these");
   }
-  spans_.cut(wanted);
+  wanted == 0 ? spans_.clear() : spans_.cut(wanted);
   const std::int64_t first = backend_->rewind(wanted);
   tokens_.resize(static_cast<std::size_t>(wanted));
   if (first < wanted) {

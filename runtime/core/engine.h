@@ -60,7 +60,8 @@ class Engine {
 
   void reset();
   // Forgets all but the first `length` tokens. O(1) with a cache, whose slots are overwritten later, and with a recurrent state inside
-  // the last pass; farther back a state is made again from the last few tokens. Not into the rows of an image.
+  // the last pass; farther back a state is made again from the last few tokens. Not into the rows of an image; where images become
+  // weights, not to before it either, but for 0: it changed what stands there, too.
   void rewind(std::int64_t length);
   // Appends tokens in passes of at most `chunk` rows; afterwards logits() belongs to the last of them. Each image has its marker
   // (VisionSpec::image_token_id) once among them, in order.
@@ -123,6 +124,9 @@ class Engine {
   void append(Prepared& what);
   void append_text(std::span<const std::int32_t> ids);
   void append_image(const VisualRows& image, VisionStats& stats);
+  bool perceives() const { return bundle_.vision && bundle_.vision->perceive; }
+  void perceive(const VisualRows& image);
+  void forget_image();
   void check_images(std::span<const std::int32_t> ids, std::span<const ImageInput> images) const;
   bool is_marker(std::int32_t id) const { return bundle_.vision && id == bundle_.vision->image_token_id; }
   void check_room(std::int64_t kept, std::int64_t rows) const;
@@ -150,6 +154,7 @@ class Engine {
   Sampler sampler_;
   std::vector<std::int32_t> tokens_;
   ImageSpans spans_;
+  std::string perceived_;  // digest of the image that all rows of the cache were made with, where images become weights
   std::unique_ptr<VisionEncoder> vision_;  // made for the first image
   std::unique_ptr<Speculation> speculation_;
   // Makes the like for another text; empty where the drafter knows only one.

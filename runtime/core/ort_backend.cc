@@ -59,6 +59,7 @@ class OrtBackend final : public Backend {
         options_(options),
         session_(ort_environment(), bundle.graph.c_str(), ort_session_options(options)),
         memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+    find_changes();
     texts(1);
     branches_ = has_input(tensors::kVisible);
     late_ = has_input(tensors::kLateLen);
@@ -114,6 +115,7 @@ class OrtBackend final : public Backend {
     past_.assign(texts_, 0);
     late_past_.assign(texts_, 0);
     gap_ = 0;
+    for (Change& change : changes_) change.values.assign(texts_ * change.each, 0.0f);
     select(0);
   }
   void select(std::int64_t text) override { selected_ = static_cast<std::size_t>(text); }
@@ -169,6 +171,21 @@ class OrtBackend final : public Backend {
     }
   }
   bool takes_images() const override { return bundle_.vision.has_value(); }
+  void perceive(std::span<const WeightChange> given) override {
+    for (Change& change : changes_) {
+      const auto found =
+          std::find_if(given.begin(), given.end(), [&](const WeightChange& g) { return g.name == change.name; });
+      if (found == given.end() && given.empty()) {
+        std::fill(change.values.begin(), change.values.end(), 0.0f);
+      } else if (found == given.end() || found->count != change.each) {
+        refuse(Status::bundle, "output " + change.name + " of graph perceive",
+               found == given.end() ? "missing" : std::to_string(found->count) + " numbers",
+               std::to_string(change.each) + " numbers", "export the bundle again");
+      } else {
+        std::copy_n(found->values.get(), change.each, change.values.begin());
+      }
+    }
+  }
   std::int64_t run_visual(const VisualPass& pass) override {
     if (pass.rows < 1 || pass.past < 0 || pass.past > options_.capacity - pass.rows || texts_ != 1) {
       throw Error(Status::internal, "a pass of " + std::to_string(pass.rows) + " rows of an image was asked for");
@@ -205,6 +222,21 @@ class OrtBackend final : public Backend {
       if (session_.GetOutputNameAllocated(i, allocator).get() == name) return true;
     }
     return false;
+  }
+
+  // Inputs of an image's changes. Zeros are no image.
+  void find_changes() {
+    Ort::AllocatorWithDefaultOptions allocator;
+    for (std::size_t i = 0; i < session_.GetInputCount(); ++i) {
+      const std::string name = session_.GetInputNameAllocated(i, allocator).get();
+      if (!name.starts_with(tensors::kDelta)) continue;
+      Change change{name, session_.GetInputTypeInfo(i).GetTensorTypeAndShapeInfo().GetShape(), 1, {}};
+      for (std::size_t axis = 1; axis < change.shape.size(); ++axis) {
+        if (change.shape[axis] < 1) throw Error(Status::bundle, "input " + name + " has no fixed size, expected one");
+        change.each *= static_cast<std::size_t>(change.shape[axis]);
+      }
+      changes_.push_back(std::move(change));
+    }
   }
 
   // 3 where a position is a triple (time, row, column), of which text has three times the same.
@@ -363,6 +395,11 @@ class OrtBackend final : public Backend {
     bind(shape, tensors::kPastLen, view(past_.data(), texts, each));
     if (late_) bind(shape, tensors::kLateLen, view(late_past_.data(), texts, each));
     bind(shape, tensors::kLogitRows, view(rows_.data(), texts * wanted, all_wanted));
+    for (Change& change : changes_) {
+      std::vector<std::int64_t> changed = change.shape;
+      changed[0] = batch;
+      bind(shape, change.name, view(change.values.data() + first * change.each, texts * change.each, changed));
+    }
     const std::int64_t seen[] = {batch, row_count, static_cast<std::int64_t>(words(rows))};
     if (branches_) bind(shape, tensors::kVisible, view(visible_.data(), texts * rows * words(rows), seen));
     if (bundle_.row_latents > 0) {
@@ -418,6 +455,13 @@ class OrtBackend final : public Backend {
   bool late_ = false;                           // the graph takes late_len
   std::int64_t gap_ = 0;                        // of the last pass
   std::optional<OrtVisualSteps> visual_;
+  struct Change {
+    std::string name;
+    std::vector<std::int64_t> shape;
+    std::size_t each = 1;       // numbers of a text
+    std::vector<float> values;  // of all texts
+  };
+  std::vector<Change> changes_;
   std::size_t texts_ = 1, selected_ = 0;
   std::int64_t slots_ = 0;  // of each text's cache
   bool branches_ = false;

@@ -45,21 +45,27 @@ std::pair<std::size_t, std::int64_t> Engine::shared(std::span<const std::int32_t
                                                     std::span<const std::string> digests) const {
   std::size_t same = 0, image = 0;
   std::int64_t slot = 0;
+  // Where images become weights, every row was made with the image, or with none.
+  if (perceives() && perceived_ != (digests.empty() ? "" : digests[0])) return {0, 0};
   for (; same < ids.size() && slot < length(); ++same) {
     const ImageSpan* here = spans_.at(slot);
     if (!images.empty() && is_marker(ids[same])) {
+      if (perceives()) here = spans_.empty() || spans_.all().front().begin != slot ? nullptr : &spans_.all().front();
       if (!here || here->digest != digests[image] || here->level != bundle_.vision->level_of(images[image].level).id) {
         break;
       }
       slot += here->rows;
       ++image;
     } else {
-      if (here || tokens_[static_cast<std::size_t>(slot)] != ids[same]) break;
+      const bool unseen = perceives() && !spans_.empty() && spans_.all().front().begin == slot && image == 0;
+      if (here || unseen || tokens_[static_cast<std::size_t>(slot)] != ids[same]) break;
       ++slot;
     }
   }
   // At least one token is run again: its logits are needed. It is text: generate() has seen to that.
   if (same == ids.size()) --same, --slot;
+  // What ends before an image that became weights, or at it, cannot be gone back to.
+  if (perceives() && !spans_.empty() && slot <= spans_.all().front().begin) return {0, 0};
   return {same, slot};
 }
 
@@ -94,6 +100,13 @@ Engine::Prepared Engine::prepare(std::span<const std::int32_t> ids, std::span<co
     if (cancelled_.load()) break;  // the loop that follows ends before it needs the others
   }
   made.stats.seconds = wall_seconds() - start;
+  const bool late = made.keep > 0 && (perceived_ != digests[0] || !spans_.empty());
+  if (perceives() && !made.images.empty() && (images.size() > 1 || late)) {
+    refuse(
+        Status::request, "images",
+        images.size() > 1 ? std::to_string(images.size()) + " in a prompt" : "one behind text that was read without it",
+        "one for a whole sequence", "ask about each image on its own; reset between them");
+  }
   check_room(made.keep, made.rows);
   return made;
 }
@@ -108,6 +121,7 @@ void Engine::prefill(std::span<const std::int32_t> ids, std::span<const ImageInp
 
 void Engine::append(Prepared& what) {
   rewind(what.keep);
+  if (perceives() && !what.images.empty()) perceive(what.images[0]);  // before the first row
   std::span<const std::int32_t> ids = what.ids;
   for (const VisualRows& image : what.images) {
     const auto text = static_cast<std::size_t>(
@@ -135,9 +149,25 @@ void Engine::append_text(std::span<const std::int32_t> ids) {
   }
 }
 
+void Engine::perceive(const VisualRows& image) {
+  perceived_.clear();
+  backend_->perceive(image.changes);
+  perceived_ = image.digest;
+}
+
+void Engine::forget_image() {
+  if (perceived_.empty()) return;
+  perceived_.clear();
+  backend_->perceive({});
+}
+
 // The image is in the cache when its last pass has run; cancelled before that, nothing of it is.
 void Engine::append_image(const VisualRows& image, VisionStats& stats) {
   const VisionSpec& spec = *bundle_.vision;
+  if (spec.perceive) {
+    spans_.add({length(), 0, 0, image.advance, image.digest, image.level});
+    return;
+  }
   const auto width = static_cast<std::size_t>(spec.hidden_size);
   const auto axes = image.positions.size() / static_cast<std::size_t>(image.rows);
   const std::int64_t begin = length(), position = begin + spans_.shift();

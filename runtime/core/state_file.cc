@@ -180,6 +180,10 @@ void Engine::visit_state(std::int64_t length, std::int64_t gap, const std::funct
 }
 
 void Engine::save_state(const std::filesystem::path& path) {
+  if (!perceived_.empty()) {
+    refuse(Status::request, "sequence to save", "one with an image in it, which became weights", "text only",
+           "go back to the beginning first");
+  }
   const std::filesystem::path staged = path.string() + ".partial" + std::to_string(getpid());
   try {
     Writer writer(staged);
@@ -250,6 +254,7 @@ void Engine::load_state(const std::filesystem::path& path) {
     }
   }
   tokens_.clear();  // from here on the old sequence is gone
+  forget_image();
   spans_.clear();
   logits_ = {};
   visit_state(header.length, spans.gap(),

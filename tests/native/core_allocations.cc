@@ -1,6 +1,6 @@
 // Counts what farthing's own code allocates per decoded token after warm-up: the answer must be nothing.
 //
-//   core_allocations BUNDLE ONNXRUNTIME OPS   ->   "ours <n> all <m>" over 64 tokens
+//   core_allocations BUNDLE ONNXRUNTIME OPS [MARKER]   ->   "ours <n> all <m>" over 64 tokens; with MARKER, its id, behind an image
 //
 // Who asked is told by the return address: operator new of this program counts callers inside it (the core is linked in
 // statically), malloc counts callers inside libfarthing_ops.so (which has its own copy of the C++ library). What ONNX Runtime
@@ -62,7 +62,7 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 int main(int argc, char** argv) {
-  if (argc != 4) return 2;
+  if (argc != 4 && argc != 5) return 2;
   farthing::EngineOptions options;
   options.backend.onnxruntime = argv[2];
   options.backend.ops_library = argv[3];
@@ -71,19 +71,28 @@ int main(int argc, char** argv) {
   farthing::Engine engine(argv[1], options);
   find_ops();
   if (!ops_begin) return 3;
-  const std::vector<std::int32_t> prompt{5, 6, 7};
+  std::vector<std::int32_t> prompt{5, 6, 7};
+  std::vector<farthing::ImageInput> images;
+  const std::vector<std::uint8_t> grey(3 * 50 * 40, 99);
+  if (argc == 5) {
+    prompt[1] = std::atoi(argv[4]);
+    images.push_back({{grey.data(), 50, 40, 3 * 40}, ""});
+  }
   for (const double temperature : {0.0, 0.8}) {
     farthing::GenerateOptions how;
     how.max_new_tokens = 80;
     how.sampler.temperature = temperature;
     how.sampler.repetition_penalty = temperature ? 1.1 : 1;
     long seen = 0;
-    engine.generate(prompt, how, [&](std::int32_t) {
-      ++seen;
-      if (seen == 10) counting = true;  // by now scratch memory has its size
-      if (seen == 74) counting = false;
-      return true;
-    });
+    engine.generate(
+        prompt, how,
+        [&](std::int32_t) {
+          ++seen;
+          if (seen == 10) counting = true;  // by now scratch memory has its size
+          if (seen == 74) counting = false;
+          return true;
+        },
+        images);
     counting = false;
     if (seen != 80) return 4;
   }

@@ -7,7 +7,7 @@
 
 namespace farthing {
 
-// Rows begin .. begin + rows - 1 of the cache.
+// Rows begin .. begin + rows - 1 of the cache; none where the image became weights.
 struct ImageSpan {
   std::int64_t begin = 0, rows = 0;
   std::int64_t late = 0;     // slots it takes in the layers behind a pruning inside the decoder; else rows

@@ -1,6 +1,7 @@
 #include "vision_encoder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "../error.h"
@@ -53,10 +54,6 @@ VisionEncoder::VisionEncoder(const Bundle& bundle, const OrtOptions& options, st
       memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
       cache_(cache_bytes) {
   options_.optimised = false;  // a compiled graph is the decoder's
-  if (spec_.perceive) {
-    refuse(Status::request, "images of " + bundle.path.string(), "turned into weights (perceive)",
-           "rows, in this version", "open the bundle with the portable engine, or use text only");
-  }
 }
 
 Ort::Session& VisionEncoder::session(const std::string& graph) {
@@ -142,12 +139,34 @@ void VisionEncoder::place(const std::vector<std::int64_t>& kept, const Geometry&
   }
 }
 
+void VisionEncoder::perceive(const ImageFeatures& seen, VisualRows& made) {
+  made.advance = 1;
+  Inputs inputs;
+  for (const auto& [name, array] : seen.outputs) inputs.emplace(name, tensor(memory_, array.values, array.shape));
+  for (auto& [name, value] : run(tensors::kPerceive, inputs)) {
+    const auto info = value.GetTensorTypeAndShapeInfo();
+    shape_of(value, "output " + name + " of graph perceive", std::vector<std::int64_t>(info.GetShape().size(), -1),
+             ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+    const std::size_t count = info.GetElementCount();
+    auto held = std::make_shared<Ort::Value>(std::move(value));
+    const float* data = held->GetTensorData<float>();
+    if (!std::all_of(data, data + count, [](float x) { return std::isfinite(x); })) {
+      refuse(Status::request, name + " of the image", "not finite", "finite weights", "give another image");
+    }
+    made.changes.push_back({name, std::shared_ptr<const float>(std::move(held), data), count});
+  }
+}
+
 VisualRows VisionEncoder::encode(const Image& image, const std::string& digest, const VisionLevel& level) {
   VisualRows made;
   made.digest = digest, made.level = level.id;
   auto seen = cache_.find(digest);
   made.cached = seen != nullptr;
   if (!seen) cache_.add(digest, seen = look(image));
+  if (spec_.perceive) {
+    perceive(*seen, made);
+    return made;
+  }
   Geometry geometry = geometry_of(seen->layout, spec_.preprocess, spec_.grid, spec_.newline);
   const VisionChoice& choice = spec_.choice_of(level, geometry.rows, geometry.newlines);
   made.step = choice.step, made.whole = geometry.rows;

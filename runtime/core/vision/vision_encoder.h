@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../backend.h"
 #include "../bundle.h"
 #include "../ort_backend.h"
 #include "../ort_library.h"
@@ -27,6 +28,8 @@ struct VisualRows {
   std::string step;  // graph that puts the rows into the cache
   std::string digest, level;
   bool cached = false;  // the tower did not run
+  std::vector<WeightChange>
+      changes;  // instead of rows, where images become weights; a position is left free for the image
 };
 
 // ONNX Runtime must be loaded; sessions are opened when they are first needed. For one thread.
@@ -45,6 +48,7 @@ class VisionEncoder {
   // Outputs by name. Inputs that the graph does not have are left out.
   std::map<std::string, Ort::Value> run(const std::string& graph, const Inputs& inputs);
   std::shared_ptr<const ImageFeatures> look(const Image& image);
+  void perceive(const ImageFeatures& seen, VisualRows& made);
   void place(const std::vector<std::int64_t>& kept, const Geometry& geometry, VisualRows& made) const;
 
   VisionSpec spec_;

@@ -120,8 +120,13 @@ Preprocess read_preprocess(const Json& json, const std::string& file) {
   return how;
 }
 
-VisionChoice read_choice(const Json& json, const std::string& file) {
+VisionChoice read_choice(const Json& json, const std::string& file, bool perceive) {
   VisionChoice choice{0, text(json, file, "project"), text(json, file, "step")};
+  if (perceive) {  // an image goes from there straight into the decoder
+    if (choice.project == tensors::kPerceive && choice.step == tensors::kDecoder) return choice;
+    bad("graphs of a level of " + file, choice.project.substr(0, 60) + " and " + choice.step.substr(0, 60),
+        tensors::kPerceive + " and " + tensors::kDecoder);
+  }
   if (!choice.project.starts_with(tensors::kProject) || !choice.step.starts_with(tensors::kVisualStep)) {
     bad("graphs of a level of " + file, choice.project.substr(0, 60) + " and " + choice.step.substr(0, 60),
         tensors::kProject + "... and " + tensors::kVisualStep + "...");
@@ -129,7 +134,7 @@ VisionChoice read_choice(const Json& json, const std::string& file) {
   return choice;
 }
 
-VisionLevel read_level(const Json& json, const std::string& manifest) {
+VisionLevel read_level(const Json& json, const std::string& manifest, bool perceive) {
   const std::string file = "an entry of vision.levels of " + manifest;
   VisionLevel level;
   level.id = text(json, file, "id");
@@ -144,14 +149,14 @@ VisionLevel read_level(const Json& json, const std::string& manifest) {
   level.ratio = ratio.get<double>();
   level.buckets = json.contains("buckets");
   if (!level.buckets) {
-    level.choices.push_back(read_choice(json, file));
+    level.choices.push_back(read_choice(json, file, perceive));
     if (json.contains("pool")) level.pool = side(json, file, "pool");
     return level;
   }
   const Json& buckets = at(json, file, "buckets");
   if (!buckets.is_array() || buckets.empty()) bad("field buckets of " + file, buckets.dump().substr(0, 60), "a list");
   for (const Json& bucket : buckets) {
-    VisionChoice choice = read_choice(bucket, file);
+    VisionChoice choice = read_choice(bucket, file, perceive);
     choice.tokens = count(bucket, file, "tokens");
     level.choices.push_back(std::move(choice));
   }
@@ -168,7 +173,7 @@ void read_levels(const Json& json, const std::string& file, VisionSpec& spec) {
   std::set<std::string> ids;
   bool full = false;
   for (const Json& each : levels) {
-    spec.levels.push_back(read_level(each, file));
+    spec.levels.push_back(read_level(each, file, spec.perceive));
     const VisionLevel& level = spec.levels.back();
     if (!ids.insert(level.id).second) bad("level '" + level.id + "' of " + file, "there twice", "there once");
     full |= level.id == "full" && !level.buckets && level.pool == 1;
@@ -176,6 +181,9 @@ void read_levels(const Json& json, const std::string& file, VisionSpec& spec) {
       bad("pool of level '" + level.id + "' of " + file, std::to_string(level.pool),
           "1 with M-RoPE, else at most the grid's " + std::to_string(spec.grid));
     }
+  }
+  if (spec.perceive && spec.levels.size() > 1) {
+    bad("field vision.levels of " + file, std::to_string(spec.levels.size()) + " beside perceive", "level full alone");
   }
   if (!full) bad("field vision.levels of " + file, "without a level 'full'", "one that keeps all rows");
   spec.level = text(json, file, "vision.level");
@@ -188,7 +196,10 @@ void read_levels(const Json& json, const std::string& file, VisionSpec& spec) {
 void read_graphs(const Json& json, const std::string& file, const std::filesystem::path& root, VisionSpec& spec) {
   std::set<std::string> names{tensors::kVision};
   for (const VisionLevel& level : spec.levels) {
-    for (const VisionChoice& choice : level.choices) names.insert({choice.project, choice.step});
+    for (const VisionChoice& choice : level.choices) {
+      names.insert(choice.project);
+      if (!spec.perceive) names.insert(choice.step);  // else the decoder, which has an identity of its own
+    }
   }
   const Json &graphs = at(json, file, "graphs"), &files = at(json, file, "files");
   Sha256 identity;
@@ -267,6 +278,9 @@ VisionSpec read_vision(const Json& json, const std::string& file, const std::fil
           "below " + std::to_string(layers) + ", the number of layers");
     }
     if (spec.compact) bad("field vision.positions of " + file, "'compact' beside prune_layer", "'keep'");
+  }
+  if (spec.perceive && (spec.newline || spec.mrope || spec.compact || spec.prune_layer > 0)) {
+    bad("field vision.perceive of " + file, "true beside rows of images", "one view, and positions that are kept");
   }
   read_levels(json, file, spec);
   read_graphs(json, file, root, spec);
