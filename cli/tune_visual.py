@@ -29,7 +29,7 @@ Measured at each level, with one thread, levels in turn within a question:
   same top   positions of that answer with the same likeliest token
   GFLOP      of the decoder's prefill, reckoned from shapes;  KV kB: cache that the prompt fills
   prefill    CPU seconds from features of the picture to the first logits, median (quartiles)
-  selector   part of them that choosing tokens takes; - where they are chosen inside the decoder
+  selector   part of them that choosing tokens takes; - where none are, or inside the decoder
 
 \b
 Chosen is the level with the fewest tokens whose loss (with answers) or KL (without) is at most --most-loss or --most-kl. The high end of

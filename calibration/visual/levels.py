@@ -28,7 +28,7 @@ class LevelResult:
     items (Tango), None without answers. ``kl`` nats per token from full's next-token distribution to this level's along full's greedy answer, ``same_top``
     share of its positions with the same likeliest token (bootstrap over items). ``flops`` and ``cache_bytes`` of the prefill, means;
     ``prefill_seconds`` of the CPU at one thread from features to the first logits, median and quartiles; ``selector_share`` of it that choosing
-    tokens takes, median; None where they are chosen inside the decoder.
+    tokens takes, median; None where the project graph is that of full: nothing is chosen, or inside the decoder.
     """
 
     level: str
@@ -117,10 +117,7 @@ def sweep(
 
 def _bundle_result(subject: Subject, path: str, trials: dict[str, list[Trial]]) -> BundleResult:
     manifest, spec = subject.bundle.manifest, subject.spec
-    levels = [
-        _level_result(level, spec.level(level)["ratio"], trials[level], trials[FULL], spec.prune_layer is not None)
-        for level in spec.levels
-    ]
+    levels = [_level_result(level, spec.level(level)["ratio"], trials[level], trials[FULL]) for level in spec.levels]
     return BundleResult(
         path=path,
         name=manifest["name"],
@@ -132,9 +129,10 @@ def _bundle_result(subject: Subject, path: str, trials: dict[str, list[Trial]]) 
     )
 
 
-def _level_result(level: str, ratio: float, trials: list[Trial], full: list[Trial], inside: bool) -> LevelResult:
+def _level_result(level: str, ratio: float, trials: list[Trial], full: list[Trial]) -> LevelResult:
     pairs = [(bool(f.right), bool(t.right)) for f, t in zip(full, trials, strict=True) if t.right is not None]
     positions = [t.positions for t in trials]
+    shares = [(t.selector or 0.0) / t.prefill for t in trials]
     return LevelResult(
         level=level,
         ratio=ratio,
@@ -146,7 +144,7 @@ def _level_result(level: str, ratio: float, trials: list[Trial], full: list[Tria
         flops=fmean(t.flops for t in trials),
         cache_bytes=fmean(t.cache for t in trials),
         prefill_seconds=quartiles([t.prefill for t in trials]),
-        selector_share=None if inside else quartiles([t.selector / t.prefill for t in trials]).value,
+        selector_share=None if all(t.selector is None for t in trials) else quartiles(shares).value,
     )
 
 

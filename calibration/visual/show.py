@@ -80,7 +80,7 @@ def _cells(level: LevelResult, full: LevelResult) -> list[str]:
         f"{level.same_top.value:.1%}",
         f"{level.flops / 1e9:.3g}",
         str(level.prefill_seconds),
-        "-" if level.selector_share is None or level.level == FULL else f"{level.selector_share:.1%}",
+        "-" if level.selector_share is None else f"{level.selector_share:.1%}",
         f"{level.cache_bytes / 1e3:.0f}",
     ]
 

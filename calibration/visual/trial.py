@@ -34,7 +34,7 @@ BESIDE = 512
 @dataclass(frozen=True)
 class Trial:
     """An item at a level. ``right`` None: it has no answer. Distances are sums over ``positions`` of the unpruned answer: ``kl`` in nats, ``same``
-    positions with the same likeliest token. Seconds are of the CPU, at one thread; ``selector`` is the project graph's less the plain one's."""
+    positions with the same likeliest token. Seconds are of the CPU, at one thread; ``selector`` is the project graph's less the plain one's, None where it is the plain one."""
 
     rows: int
     right: bool | None
@@ -44,7 +44,7 @@ class Trial:
     flops: float
     cache: int
     prefill: float
-    selector: float
+    selector: float | None
 
 
 class Subject:
@@ -108,7 +108,7 @@ class Subject:
                 flops=prefill_flops(self.bundle.manifest["model"], load),
                 cache=cache_bytes(self.bundle.manifest["kv"], load),
                 prefill=answer.stats["prefill_cpu_seconds"],
-                selector=seconds - project_seconds,
+                selector=None if rows.route.project == plain.route.project else seconds - project_seconds,
             )
         return trials
 
