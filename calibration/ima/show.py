@@ -58,6 +58,7 @@ def plot(report: ImaReport, path: str | Path) -> None:
         right.axvspan(layer - 0.5, layer + 0.5, alpha=0.15, color="tab:green", linewidth=0)
     for axes in (left, middle, right):
         axes.set_xlabel("layer")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     FigureCanvasAgg(figure)

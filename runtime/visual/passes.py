@@ -33,7 +33,7 @@ class VisualPasses:
         if spec is not None and spec.perceive:
             from .perception import Perceiver
 
-            return Perceiver(spec, memory, open_graph)
+            return Perceiver(spec, memory, open_graph, bundle.manifest)
         return None if spec is None else cls(spec, memory, open_graph)
 
     def inputs(self) -> dict[str, np.ndarray]:

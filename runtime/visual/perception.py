@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,18 +29,16 @@ CACHE_BYTES = 256 << 20
 class Perception:
     """The vision and perceive graphs of a bundle; `deltas` gives what the decoder takes."""
 
-    def __init__(self, encoder: VisualEncoder) -> None:
+    def __init__(self, encoder: VisualEncoder, manifest: Mapping[str, Any]) -> None:
         self.encoder = encoder
+        # From the manifest: the graph that makes them may be larger than the decoder, and text alone never opens it.
+        inputs = manifest["graphs"][names.DECODER]["inputs"]
+        self._shapes = {i["name"]: (1, *i["shape"][1:]) for i in inputs if i["name"].startswith(names.DELTA.format(""))}
         self._made: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of the changes of one image."""
-        session = self.encoder.session(names.PERCEIVE)
-        return {o.name: (1, *o.shape[1:]) for o in session.get_outputs()}
 
     def nothing(self) -> dict[str, np.ndarray]:
         """The changes of no image."""
-        return {name: np.zeros(shape, np.float32) for name, shape in self.shapes().items()}
+        return {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
 
     def deltas(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """float32 [1,nL,D,r] by input of the decoder, of pixels uint8 [H,W,3]. Kept by their SHA-256. Raises RequestError."""
@@ -111,9 +110,9 @@ class PerceivedSpans(Spans):
 class Perceiver(VisualPasses):
     """The visual part of the portable engine for such a bundle: `inputs` are bound to every step, `look` fills them for a prompt."""
 
-    def __init__(self, spec: VisionSpec, memory: Memory, open_graph: Open) -> None:
+    def __init__(self, spec: VisionSpec, memory: Memory, open_graph: Open, manifest: Mapping[str, Any]) -> None:
         super().__init__(spec, memory, open_graph)
-        self._perception = Perception(self._encoder)
+        self._perception = Perception(self._encoder, manifest)
         self._inputs = self._perception.nothing()
         self._route = Route(names.PERCEIVE, names.DECODER, 0)
 

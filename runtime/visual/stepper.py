@@ -47,7 +47,7 @@ class PromptStepper:
         self.spec = VisionSpec(manifest["vision"])
         self.encoder = VisualEncoder(self.spec, open_graph)
         self.counts = Counts()
-        self._perception = Perception(self.encoder) if self.spec.perceive else None
+        self._perception = Perception(self.encoder, manifest) if self.spec.perceive else None
         self._deltas = {} if self._perception is None else self._perception.nothing()
         self.kept: list[np.ndarray] = []
         """Of each image so far, the numbers of the rows that were kept, int64 [K]."""
