@@ -39,6 +39,7 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 6 a package is missing.
 @click.option("--budget", type=click.IntRange(0), help="Most layers to skip; default: half of those that could be.")
 @click.option("--what", default="ffn", show_default=True, help="Left out of them: ffn, attention or block.")
 @click.option("--max-kl", default=0.05, show_default=True, type=click.FloatRange(0), help="Nats a token, mean.")
+@click.option("--sparsity", type=float, help="Compare the weights that images and text need, this share left out.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=0, show_default=True, help="0 = all cores.")
 @click.option("--out", type=click.Path(), help="The report, a .json file; `farthing export ima-skip --plan` reads it.")
@@ -52,6 +53,7 @@ def ima_report_command(
     budget: int | None,
     what: str,
     max_kl: float,
+    sparsity: float | None,
     seed: int,
     threads: int,
     out: str | None,
@@ -76,6 +78,7 @@ def ima_report_command(
             budget=budget,
             what=what,
             most_kl=max_kl,
+            sparsity=sparsity,
             seed=seed,
             progress=progress,
         )

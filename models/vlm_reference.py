@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .blocks import DecoderLayer, KVCache, rms_norm, rotary_angles
+from .blocks import Adapt, DecoderLayer, KVCache, rms_norm, rotary_angles, unadapted
 from .decoder import Decoder
 from .vlm import VlmConfig, project
 
@@ -143,20 +143,25 @@ def decoder_logits(
 
 
 @torch.inference_mode()
-def through_layer(decoder: Decoder, layer: DecoderLayer, prompt: Prompt, left_out: str | None = None) -> torch.Tensor:
-    """Put ``prompt`` through ``layer``, its rows of images without ``left_out``; what the feed-forward network added, [S,D]."""
+def through_layer(
+    decoder: Decoder, layer: DecoderLayer, prompt: Prompt, left_out: str | None = None, adapt: Adapt = unadapted
+) -> torch.Tensor:
+    """Put ``prompt`` through ``layer``, its rows of images without ``left_out``; what the feed-forward network added, [S,D].
+
+    ``adapt`` sees the inputs and outputs of the linears, those of attention [1,S,...], those of the network [rows that run it,...].
+    """
     c = decoder.config
     nothing = torch.zeros(1, c.kv_heads, len(prompt.stream), c.head_dim)
     slots = [nothing] * (layer.attention.index + 1)  # one layer's, at its index; attention replaces it
     cache, empty = KVCache(slots, list(slots)), torch.zeros(1, dtype=torch.int64)
     cos, sin = rotary_angles(prompt.positions[..., None, :], decoder.inv_freq)
     normed = rms_norm(prompt.stream[None], layer.attn_norm, c.norm_epsilon)
-    attended = layer.attention(normed, cos, sin, cache, empty)[0]
+    attended = layer.attention(normed, cos, sin, cache, empty, adapt=adapt)[0]
     if left_out in ("attention", "block"):
         attended[prompt.visual] = 0.0
     stream = prompt.stream + attended
     ran = ~prompt.visual if left_out in ("ffn", "block") else torch.ones_like(prompt.visual)
     added = torch.zeros_like(stream)
-    added[ran] = layer.mlp(rms_norm(stream[ran], layer.mlp_norm, c.norm_epsilon))
+    added[ran] = layer.mlp(rms_norm(stream[ran], layer.mlp_norm, c.norm_epsilon), adapt)
     prompt.stream = stream + added
     return added

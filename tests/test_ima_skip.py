@@ -19,6 +19,7 @@ from farthing.calibration.ima.measure import compare
 from farthing.calibration.ima.report import rank
 from farthing.calibration.ima.samples import read_samples
 from farthing.calibration.ima.show import plot, table
+from farthing.calibration.ima.subnets import by_chance, kept
 from farthing.errors import RequestError
 from farthing.export import export
 from farthing.export.checkpoint import open_vlm
@@ -247,3 +248,26 @@ def test_a_report_with_nothing_to_gain(folder: Path, asked: tuple[Path, Path]) -
         ima_report(folder, *asked, budget=2)
     with pytest.raises(RequestError, match="--what"):
         ima_report(folder, *asked, what="all")
+
+
+def test_overlap_of_sub_networks(folder: Path, asked: tuple[Path, Path]) -> None:
+    report = ima_report(folder, *asked, budget=0, sparsity=0.5)
+    assert report.plan == {}
+    assert [set(s.overlap) for s in report.layers] == [{*"qkvo", "gate", "up", "down"}] * 3 + [set()]
+    for score in report.layers[:-1]:
+        assert all(0 < v <= 1 for v in score.overlap.values())
+    assert "by chance" in table(report)
+    with pytest.raises(RequestError, match="--sparsity"):
+        ima_report(folder, *asked, sparsity=1.0)
+
+
+def test_what_a_sub_network_keeps() -> None:
+    weight = torch.tensor([[1.0, -4.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0]])
+    assert kept(weight, torch.ones(4), 0.5).tolist() == [[False, True, False, True], [True, True, False, False]]
+    # The norm of an input, not its square, times the weight.
+    assert kept(weight, torch.tensor([17.0, 1.0, 1.0, 0.0]), 0.75).tolist()[0] == [True, False, False, False]
+    assert kept(weight, torch.tensor([15.0, 1.0, 1.0, 0.0]), 0.75).tolist()[0] == [False, True, False, False]
+    draw = torch.Generator().manual_seed(0)
+    a, b = (kept(torch.randn(64, 256, generator=draw), torch.ones(256), 0.5) for _ in range(2))
+    assert float((a & b).sum() / (a | b).sum()) == pytest.approx(by_chance(0.5), abs=0.01)
+    assert by_chance(0.5) == pytest.approx(1 / 3)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...export.checkpoint.vlm_folder import VlmFolder
 from .samples import Sample, prompts
+from .subnets import InputNorms, overlap
 
 if TYPE_CHECKING:
     import torch
@@ -30,19 +31,27 @@ class LayerScore:
     """The stream before layer ``layer`` (the number of layers: behind the last), means over samples.
 
     ``alike`` by `ALIKE`. Of the layer itself, absent behind the last: ``drift`` (modality -> cosine of a row before and after) and ``ffn``
-    (modality -> norm of what the feed-forward network adds, over the norm of the row before it).
+    (modality -> norm of what the feed-forward network adds, over the norm of the row before it). ``overlap``: linear -> how many of the
+    weights that images and text need are the same (`subnets`), where it was asked for.
     """
 
     layer: int
     alike: dict[str, float]
     drift: dict[str, float]
     ffn: dict[str, float]
+    overlap: dict[str, float]
 
 
-def measure(model: VlmFolder, decoder: Decoder, samples: Sequence[Sample]) -> list[LayerScore]:
-    """Scores of all layers, the input first. Text is what stands behind the image: the question and its answer."""
+def measure(
+    model: VlmFolder, decoder: Decoder, samples: Sequence[Sample], sparsity: float | None = None
+) -> list[LayerScore]:
+    """Scores of all layers, the input first. Text is what stands behind the image: the question and its answer.
+
+    ``sparsity`` of the sub-networks that are compared; None compares none, which saves sorting every row of every matrix twice.
+    """
     import torch
 
+    from ...models.blocks import unadapted
     from ...models.vlm_reference import through_layer
 
     rows = list(prompts(model, decoder, list(samples)))
@@ -50,6 +59,7 @@ def measure(model: VlmFolder, decoder: Decoder, samples: Sequence[Sample]) -> li
     with torch.inference_mode():
         for i in range(decoder.config.layers + 1):
             layer = decoder.layer(i) if i < decoder.config.layers else None
+            norms = InputNorms()
             scores: list[tuple[dict[str, float], dict[str, float], dict[str, float]]] = []
             for prompt in rows:
                 visual = prompt.visual
@@ -59,13 +69,16 @@ def measure(model: VlmFolder, decoder: Decoder, samples: Sequence[Sample]) -> li
                 ffn: dict[str, float] = {}
                 if layer is not None:
                     before = copy.copy(prompt)
-                    added = through_layer(decoder, layer, prompt)
+                    norms.rows(visual, text)
+                    added = through_layer(decoder, layer, prompt, adapt=unadapted if sparsity is None else norms.see)
                     middle = prompt.stream - added
                     for name, which in (("visual", visual), ("text", text)):
                         drift[name] = float(cosine(before.stream[which], prompt.stream[which]).mean())
                         ffn[name] = float((added[which].norm(dim=-1) / middle[which].norm(dim=-1)).mean())
                 scores.append((alike, drift, ffn))
-            found.append(LayerScore(i, *(_means([s[k] for s in scores]) for k in range(3))))
+            same = {} if sparsity is None or layer is None else overlap(layer, norms, sparsity)
+            alike_all, drift_all, ffn_all = (_means([s[k] for s in scores]) for k in range(3))
+            found.append(LayerScore(i, alike_all, drift_all, ffn_all, same))
     return found
 
 

@@ -39,6 +39,7 @@ class ImaReport:
     what: str
     budget: int
     most_kl: float
+    sparsity: float | None
     layers: list[LayerScore]
     ima: dict[str, float]
     ranking: list[int]
@@ -72,10 +73,12 @@ def ima_report(
     budget: int | None = None,
     what: str = "ffn",
     most_kl: float = MOST_KL,
+    sparsity: float | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> ImaReport:
     """Measure ``samples`` questions about pictures. ``budget``: most layers to skip, None = half of the candidates; ``what`` of them is skipped.
+    ``sparsity`` above 0 and below 1 compares the sub-networks of images and text, too.
 
     Raises RequestError, CheckpointError.
     """
@@ -83,11 +86,13 @@ def ima_report(
 
     if what not in SKIPS:
         raise RequestError(found_wanted("--what", repr(what), f"one of {', '.join(SKIPS)}", "choose one"))
+    if sparsity is not None and not 0 < sparsity < 1:
+        raise RequestError(found_wanted("--sparsity", sparsity, "above 0 and below 1", "0.5 is usual"))
     model = checkpoint if isinstance(checkpoint, VlmFolder) else open_vlm(checkpoint)
     chosen = read_samples(model, images, questions, samples, seed)
     decoder = Decoder(model, lazy=True)
     progress("measuring layers", 0, 2)
-    layers = measure(model, decoder, chosen)
+    layers = measure(model, decoder, chosen, sparsity)
     progress("measuring layers", 1, 2)
     ranking = rank(layers)
     if budget is None:
@@ -106,6 +111,7 @@ def ima_report(
         what=what,
         budget=budget,
         most_kl=most_kl,
+        sparsity=sparsity,
         layers=layers,
         ima={kind: sum(s.alike[kind] for s in behind) / len(behind) for kind in ALIKE},
         ranking=ranking,

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...errors import MissingDependencyError, found_wanted
 from ...export.visual.skipping import plan_text
 from .report import ImaReport
+from .subnets import by_chance
 
 
 def table(report: ImaReport) -> str:
@@ -22,6 +23,12 @@ def table(report: ImaReport) -> str:
             line += f"{s.drift['visual']:>13.3f}{s.drift['text']:>8.3f}{s.ffn['visual']:>11.3f}{s.ffn['text']:>8.3f}"
             line += "  skipped" if s.layer in skipped else ""
         lines.append(line)
+    if report.sparsity is not None:
+        means = [sum(s.overlap.values()) / len(s.overlap) for s in report.layers if s.overlap]
+        lines.append(
+            f"weights that images and text keep at sparsity {report.sparsity:g}: overlap {sum(means) / len(means):.3f} "
+            f"({min(means):.3f} to {max(means):.3f}), {by_chance(report.sparsity):.3f} by chance"
+        )
     lines.append(f"IMA {report.ima['cosine']:.3f} (median of pairs {report.ima['median']:.3f})")
     for t in report.tried:
         verdict = "" if t.guard.mean <= report.most_kl else "  too much"
