@@ -167,8 +167,12 @@ def _vision_lines(vision: dict[str, Any]) -> list[str]:
     """What images become: views, and the levels with their numbers of tokens."""
     cut, grid = vision["preprocess"], vision["grid"]
     kinds = {"clip": "one view", "anyres": "a thumbnail and tiles", "qwen2_vl": "its own size"}
+    size = f"{grid} x {grid} tokens each"
+    if cut["kind"] == "qwen2_vl":
+        unit = (cut["patch"] * cut["merge"]) ** 2
+        size = f"{max(1, cut['min_pixels'] // unit)} to {cut['max_pixels'] // unit} tokens"
     lines = [
-        f"  images      {vision['family']}: {kinds[cut['kind']]}, {grid} x {grid} tokens each, positions {vision['positions']}"
+        f"  images      {vision['family']}: {kinds[cut['kind']]}, {size}, positions {vision['positions']}"
         + (f", dropped before layer {vision['prune_layer']}" if "prune_layer" in vision else "")
     ]
     for level in vision["levels"]:

@@ -303,7 +303,7 @@ class PortableEngine:
 
     def _append_image(self, image: AskedImage) -> None:
         assert self._vision is not None and self._image_token is not None
-        rows = self._vision.encode(image)
+        rows = self._vision.encode(image, self._capacity - self.length)
         count = rows.embeds.shape[1]
         self._check_room(range(count))
         self._has_logits = False

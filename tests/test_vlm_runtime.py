@@ -16,6 +16,7 @@ from farthing.export import export
 from farthing.runtime.api import Runtime
 from farthing.runtime.engines import native_parts
 from farthing.runtime.visual.images import as_rgb, sample_image
+from farthing.runtime.visual.prompt import split_markers
 
 TOKEN = vlm_models.IMAGE_ID
 NATIVE = pytest.param(True, id="native", marks=pytest.mark.skipif(bool(native_parts().missing), reason="not built"))
@@ -120,8 +121,13 @@ def test_requests_that_are_refused(
 @pytest.mark.parametrize("native", ENGINES)
 def test_an_image_longer_than_the_context_is_refused(bundle: tuple[str, Path, Path], native: bool) -> None:
     _, _, path = bundle
-    with farthing.load(path, native=native, context=8) as model, pytest.raises(RequestError, match="at most 8"):
+    with farthing.load(path, native=native, context=8) as model, pytest.raises(RequestError, match="at most [78]"):
         greedy(model, [1, TOKEN, 5], [sample_image(1, 30, 30)], 1)
+
+
+def test_brackets_around_a_marker_are_the_templates() -> None:
+    parts = split_markers("see <|vision_start|><|image_pad|><|vision_end|>here", "<|image_pad|>")
+    assert parts == [{"type": "text", "text": "see "}, {"type": "image"}, {"type": "text", "text": "here"}]
 
 
 @pytest.mark.parametrize("native", ENGINES)

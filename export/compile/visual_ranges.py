@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import RequestError, found_wanted
 from ...runtime.anyres import anyres, choose_pinpoint
 from .profiles import Range
 
@@ -13,12 +14,22 @@ from .profiles import Range
 def visual_ranges(manifest: Mapping[str, Any], capacity: int) -> dict[str, Range]:
     """Ranges of T (views), L and N (rows of an image), height and width of a vision-language manifest; none of others.
 
-    ``capacity``: cache slots.
+    ``capacity``: cache slots. Raises RequestError where a level that is pruned inside the decoder does not fit into them.
     """
     vision = manifest.get("vision")
     if vision is None:
         return {}
     grid, how = int(vision["grid"]), vision["preprocess"]
+    kept = max((b["tokens"] for level in vision["levels"] for b in level.get("buckets", ())), default=0)
+    if "prune_layer" in vision and kept > capacity:
+        raise RequestError(
+            found_wanted(
+                "context",
+                capacity,
+                f"at least {kept}, the rows that a level keeps inside the decoder",
+                "give a longer --context, or export higher ratios",
+            )
+        )
     if how["kind"] == "qwen2_vl":
         return _native(how, capacity)
     if how["kind"] != "anyres":

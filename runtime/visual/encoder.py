@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import RequestError, found_wanted
 from .. import tensors as names
 from ..anyres import AnyRes
 from . import native
@@ -64,14 +65,17 @@ class VisualEncoder:
             self._sessions[graph] = self._open(graph)
         return self._sessions[graph]
 
-    def features(self, pixels: np.ndarray) -> tuple[Prepared, dict[str, np.ndarray]]:
-        """Views, and what the vision graph says of them by output name. Raises RequestError."""
+    def features(
+        self, pixels: np.ndarray, fits: Callable[[Prepared], None] = lambda prepared: None
+    ) -> tuple[Prepared, dict[str, np.ndarray]]:
+        """Views, and what the vision graph says of them by output name. ``fits`` may refuse them before the tower runs. Raises RequestError."""
         key = digest(pixels)
         if key in self._features:
             self.hits += 1
             self._features.move_to_end(key)
             return self._features[key]
         prepared = prepare(pixels, self.spec.entry["preprocess"])
+        fits(prepared)
         session = self.session(names.VISION)
         wanted = [o.name for o in session.get_outputs()]
         found = dict(zip(wanted, session.run(wanted, {names.PIXELS: prepared.views}), strict=True))
@@ -83,10 +87,32 @@ class VisualEncoder:
             held.pop(0)
         return self._features[key]
 
-    def rows(self, pixels: np.ndarray, level: str | None = None) -> Rows:
-        """The rows of ``pixels`` uint8 [H,W,3] at ``level`` (None = the bundle's own). Raises RequestError."""
-        prepared, found = self.features(pixels)
+    def rows(self, pixels: np.ndarray, level: str | None = None, room: int | None = None) -> Rows:
+        """The rows of ``pixels`` uint8 [H,W,3] at ``level`` (None = the bundle's own).
+
+        ``room``: slots that are left; an image of more is refused before the tower sees it. Raises RequestError.
+        """
+        prepared, found = self.features(pixels, lambda p: None if room is None else self._check_room(p, level, room))
         return self.rows_of(prepared, found, level)
+
+    def _check_room(self, prepared: Prepared, level: str | None, room: int) -> None:
+        grid = int(self.spec.entry["grid"])
+        layout = prepared.layout(grid) if self.spec.entry["newline"] else None
+        high, wide = prepared.grid if prepared.grid != (0, 0) else (grid, grid)
+        total = high * wide if layout is None else layout.order.size
+        route = self.spec.route(level, total, 0 if layout is None else layout.newlines)
+        slots = total // route.pool**2
+        if route.tokens is not None and self.spec.prune_layer is None:
+            slots = route.tokens
+        if slots > room:
+            raise RequestError(
+                found_wanted(
+                    "prompt",
+                    f"an image of {slots} tokens",
+                    f"at most {room} tokens, the room that is left",
+                    "open the bundle with a longer context, shrink the image, or choose a level with fewer tokens",
+                )
+            )
 
     def rows_of(self, prepared: Prepared, found: dict[str, np.ndarray], level: str | None) -> Rows:
         """The same from features that are there."""

@@ -57,10 +57,10 @@ class VisualPasses:
             "seconds": self._seconds,
         }
 
-    def encode(self, image: AskedImage) -> Rows:
-        """Rows of an image at its level. Raises RequestError."""
+    def encode(self, image: AskedImage, room: int) -> Rows:
+        """Rows of an image at its level, ``room`` slots being left. Raises RequestError."""
         start = time.perf_counter()
-        rows = self._encoder.rows(image.pixels, image.level)
+        rows = self._encoder.rows(image.pixels, image.level, room)
         self._seconds += time.perf_counter() - start
         return rows
 

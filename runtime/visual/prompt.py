@@ -42,10 +42,14 @@ def user_message(prompt: str, images: int, marker: str) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": prompt}]}
 
 
+BRACKETS = ("<|vision_start|>", "<|vision_end|>")
+"""What Qwen's template writes around an image; where a prompt has them already they would stand twice."""
+
+
 def split_markers(text: str, marker: str) -> list[dict[str, str]]:
-    """Parts of a message: the text between markers, and an image for each of them."""
+    """Parts of a message: the text between markers, and an image for each of them. BRACKETS around a marker are the template's affair."""
     parts: list[dict[str, str]] = []
-    for i, piece in enumerate(text.split(marker)):
+    for i, piece in enumerate(text.replace(BRACKETS[0] + marker + BRACKETS[1], marker).split(marker)):
         if i:
             parts.append({"type": "image"})
         if piece.strip():
