@@ -271,3 +271,21 @@ def test_what_a_sub_network_keeps() -> None:
     a, b = (kept(torch.randn(64, 256, generator=draw), torch.ones(256), 0.5) for _ in range(2))
     assert float((a & b).sum() / (a | b).sum()) == pytest.approx(by_chance(0.5), abs=0.01)
     assert by_chance(0.5) == pytest.approx(1 / 3)
+
+
+def test_the_command(folder: Path, asked: tuple[Path, Path], tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from farthing.cli.ima_report import ima_report_command
+
+    out, picture = tmp_path / "report.json", tmp_path / "report.png"
+    given = [str(folder), "--images", str(asked[0]), "--questions", str(asked[1]), "--samples", "2", "--max-kl", "9"]
+    made = CliRunner().invoke(ima_report_command, [*given, "--out", str(out), "--plot", str(picture)])
+    assert made.exit_code == 0, made.output
+    assert "plan: " in made.output
+    report = json.loads(out.read_text())
+    assert report["samples"] == 2
+    assert read_plan(str(out)) == {int(k): v for k, v in report["plan"].items()}
+    assert picture.stat().st_size > 1000
+    made = CliRunner().invoke(ima_report_command, [*given, "--json"])
+    assert json.loads(made.stdout)["ranking"] == report["ranking"]
