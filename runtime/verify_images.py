@@ -74,7 +74,7 @@ def _cases(bundle: Bundle) -> list[dict[str, Any]]:
         cases = []
         for raw in json.loads(bundle.text(name))["images"]:
             image, kept = raw["image"], [int(i) for i in raw["kept"]]
-            case = {
+            case: dict[str, Any] = {
                 "seed": int(image["seed"]),
                 "height": int(image["height"]),
                 "width": int(image["width"]),

@@ -22,6 +22,7 @@ from test_decoder_reference import smollm2
 from test_judge import a_judge
 from test_llamagen import bundle as drawing
 from test_static_quantize import encoder, pictures, text
+from vlm_models import write_llava
 
 from farthing.calibration.quantize import Options, quantize
 from farthing.calibration.static import StaticOptions, quantize_network
@@ -38,7 +39,6 @@ from farthing.export.onnx_import import import_onnx
 from farthing.models.ftp import FtpConfig, FtpHead
 from farthing.runtime.bundle.compiled import open_compiled
 from tiny import write_hf
-from vlm_models import write_llava
 
 __all__ = ["rtx"]
 pytestmark = [needs_rtx, pytest.mark.usefixtures("rtx")]

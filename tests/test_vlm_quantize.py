@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import vlm_models
+
 from farthing.calibration.quantize import Options, quantize
 from farthing.errors import RequestError
 from farthing.export import export

@@ -100,10 +100,13 @@ def _feature_layers(fields: Fields, layers: int) -> tuple[int, ...]:
 
 def _pinpoints(fields: Fields, size: int) -> tuple[tuple[int, int], ...]:
     value = fields.values.get("image_grid_pinpoints")
-    good = isinstance(value, list) and value
-    if not good or not all(
-        isinstance(p, list) and len(p) == 2 and all(type(x) is int and x > 0 and x % size == 0 for x in p)
-        for p in value
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(
+            isinstance(p, list) and len(p) == 2 and all(type(x) is int and x > 0 and x % size == 0 for x in p)
+            for p in value
+        )
     ):
         raise fields.bad("image_grid_pinpoints", value, f"a list of [height, width], multiples of image_size {size}")
     return tuple((int(h), int(w)) for h, w in value)

@@ -147,7 +147,7 @@ class Perceiver(VisualPasses):
         self._seconds += time.perf_counter() - start
         spans.key = images[0].key
 
-    def encode(self, image: AskedImage) -> Rows:
+    def encode(self, image: AskedImage, room: int) -> Rows:
         """No rows: `look` has seen it."""
         return Rows(np.zeros((1, 0, 0), np.float32), np.zeros(0, np.int64), 0, self._route)
 
