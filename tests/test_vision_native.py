@@ -67,7 +67,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
         out = folder / name.replace("@", "-")
         if method == "inside":
             return export_visual(model(family), out, Inside(), trees=True, check=False).path
-        how = {} if method in ("vlm", "matryoshka") else {"ratios": [0.5, 0.75]}
+        how: dict[str, Any] = {"plan": {0: "attention", 1: "block"}} if method == "ima-skip" else {}
+        if method not in ("vlm", "matryoshka", "ima-skip"):
+            how = {"ratios": [0.5, 0.75]}
         return export(method, model(family), out, check=False, **how).path
 
     return made
@@ -111,6 +113,8 @@ KINDS = [
     ("globalcom2@llava_next", "r50"),
     ("matryoshka@llava", None),
     ("matryoshka@llava_next", None),
+    ("ima-skip@llava", "skip"),
+    ("ima-skip@llava_next", "skip"),
     ("inside@llava", "r50"),
     ("inside@llava", "full"),
     ("vlm@qwen", "full"),
@@ -147,6 +151,7 @@ def test_logits_are_those_of_a_plain_loop(bundle: Any, name: str, level: str | N
 
 @ALL
 def test_passes_may_have_any_size(bundle: Any, name: str, level: str | None) -> None:
+    """The same but for the last bits: of heads of 12 numbers, no multiple of a vector, attention does not keep them apart from rows beside."""
     path = bundle(name)
     level = level or last_level(path)
     logits = []
@@ -321,6 +326,11 @@ def test_text_is_that_of_the_decoder_alone(bundle: Any) -> None:
         core.prefill([1, 30, 31, 99])
         np.testing.assert_array_equal(core.logits(), wanted)
         assert "vision" in generate(core, None, [1, 30], [])["stats"]
+        # Several texts in one pass, with triples of positions and late lengths of each.
+        texts, how = [[1, 30, 31], [9], [1, 30, 31, 99, 7, 12]], {"max_new_tokens": 9, "temperature": 0.0}
+        alone = [core.generate(text, how)["ids"] for text in texts]
+        generate(core, None)
+        assert [made["ids"] for made in core.generate_all(texts, [how], 2)] == alone
 
 
 def test_a_small_model_that_drafts_sees_markers_as_tokens(bundle: Any) -> None:

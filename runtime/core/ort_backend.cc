@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <mutex>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -44,6 +45,20 @@ Ort::SessionOptions ort_session_options(const OrtOptions& options) {
   // Block-wise int4 weights with int8 activations inside the product: 3.5 times faster than float activations at one row.
   session.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", "4");
   if (!options.ops_library.empty()) session.RegisterCustomOpsLibrary(options.ops_library.c_str());
+  return session;
+}
+
+Ort::SessionOptions ort_shared_session_options(const OrtOptions& options) {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    try {
+      const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+      ort_environment().CreateAndRegisterAllocator(memory, Ort::ArenaCfg(0, -1, -1, -1));
+    } catch (const Ort::Exception&) {  // the host, who uses this ONNX Runtime too, has registered one: as good
+    }
+  });
+  Ort::SessionOptions session = ort_session_options(options);
+  session.AddConfigEntry("session.use_env_allocators", "1");
   return session;
 }
 

@@ -17,7 +17,7 @@ Ort::Session& OrtVisualSteps::session(const std::string& graph) {
   if (const auto found = sessions_.find(graph); found != sessions_.end()) return found->second;
   const auto& path = bundle_.vision.value().graphs.at(graph);
   try {
-    return sessions_.emplace(graph, Ort::Session(ort_environment(), path.c_str(), ort_session_options(options_)))
+    return sessions_.emplace(graph, Ort::Session(ort_environment(), path.c_str(), ort_shared_session_options(options_)))
         .first->second;
   } catch (const Ort::Exception& error) {
     refuse(Status::bundle, path.string(), std::string("refused by ONNX Runtime (") + error.what() + ")",
