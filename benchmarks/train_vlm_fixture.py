@@ -1,14 +1,16 @@
-"""Train the small vision-language model of examples/vlm, in three stages; resumable: run it again to go on.
+"""Train the small vision-language model of examples/vlm, in five stages; resumable: run it again to go on.
 
-    python benchmarks/train_vlm_fixture.py --out build/vlm                 # eyes, words, nested: the model that is kept
+    python benchmarks/train_vlm_fixture.py --out build/vlm                 # eyes, align, words, nested, gaze: the model that is kept
     python benchmarks/train_vlm_fixture.py --out build/vlm --stage plain     # model B of the Matryoshka proof, from the same `words`
 
 eyes    the tower alone: what lies in each patch, and from CLS what the picture holds (in place of CLIP's captions)
-words   everything, questions at full scale; one step in five is of large pictures (LLaVA-NeXT's packing)
+align   the projector alone: each patch becomes the sum of the words for what lies in it (in place of LLaVA's captions)
+words   projector and language model, questions at full scale; one step in five is of large pictures (LLaVA-NeXT's packing)
 nested  goes on from `words` with the Matryoshka objective (Cai et al. 2024, arXiv 2405.17430): full scale and one pooled scale a step
 plain   goes on from `words` at full scale only, for as many steps
+gaze    the tower's last layer alone, which only CLS scores come from: what the picture holds, as in `eyes`
 
-The heads that read the tower keep a small weight in all stages and are not saved with the model.
+The heads that read the tower are not saved with the model.
 """
 
 from __future__ import annotations
@@ -24,16 +26,20 @@ import torch
 import vlm_model as vlm
 from small_llama import schedule
 from torch import nn
+from torch.nn import functional as F
 from vlm_fixture import config, save, tokenizer
-from vlm_heads import Heads
+from vlm_heads import Heads, patch_words
+from vlm_pointer import Pointer, where
 from vlm_scenes import COARSE, FINE, Scene, make_scene, questions, views
 
-STAGES = {"eyes": 1, "words": 2, "nested": 3, "plain": 4}
-BEFORE = {"words": "eyes", "nested": "words", "plain": "words"}
-STEPS = {"eyes": 800, "words": 1800, "nested": 600, "plain": 600}
-RATE = {"eyes": 3e-3, "words": 1.5e-3, "nested": 8e-4, "plain": 8e-4}
+STAGES = {"eyes": 1, "words": 2, "nested": 3, "plain": 4, "gaze": 5, "align": 6}
+BEFORE = {"align": "eyes", "words": "align", "nested": "words", "plain": "words", "gaze": "nested"}
+STEPS = {"eyes": 800, "align": 200, "words": 1200, "nested": 400, "plain": 400, "gaze": 400}
+RATE = {"eyes": 3e-3, "align": 3e-3, "words": 2e-3, "nested": 1e-3, "plain": 1e-3, "gaze": 2e-3}
+ALONE = ("eyes", "align", "gaze")
+"""Stages without questions."""
 SCALES = (36, 16, 9, 4, 1)
-BATCH, LARGE_BATCH = 16, 4
+BATCH, LARGE_BATCH = 8, 2
 HELD_OUT = 999
 """First word of the seeds of pictures that no stage sees."""
 
@@ -54,21 +60,69 @@ class Student(nn.Module):
             for layer in self.vlm.model.vision_tower.encoder.layers:
                 nn.init.normal_(layer.self_attn.q_proj.weight, std=0.15)
                 layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+            # Words must not drown in what the first layers add to them.
+            nn.init.normal_(self.vlm.get_input_embeddings().weight, std=0.3)
+
+    def learning(self, stage: str) -> list[nn.Parameter]:
+        """The parameters that a stage trains; the others are frozen."""
+        tower, model = self.vlm.model.vision_tower, self.vlm.model
+        parts: dict[str, list[nn.Module]] = {
+            "eyes": [tower, self.heads],
+            "align": [model.multi_modal_projector],
+            "gaze": [tower.encoder.layers[-1], tower.post_layernorm, self.heads],
+        }
+        others: list[nn.Module] = [model.multi_modal_projector, model.language_model, self.vlm.lm_head]
+        self.requires_grad_(False)
+        for part in parts.get(stage, others):
+            part.requires_grad_(True)
+        if stage not in parts:
+            model.image_newline.requires_grad_(True)
+        return [p for p in self.parameters() if p.requires_grad]
 
     def eyes(self, scenes: list[Scene]) -> torch.Tensor:
         seen = np.stack([views(s.image) for s in scenes])
         return self.heads.loss(*vlm.see(self.vlm, seen.reshape(-1, *seen.shape[2:])), scenes)
 
-    def words(self, scenes: list[Scene], draw: np.random.Generator, scales: list[int], kept: float) -> torch.Tensor:
-        """Loss of the questions at each of ``scales``; the first has weight 1, the others 0.5; the heads have ``kept``."""
+    def align(self, scenes: list[Scene]) -> torch.Tensor:
+        seen = np.stack([views(s.image) for s in scenes])
+        with torch.no_grad():
+            features = vlm.see(self.vlm, seen.reshape(-1, *seen.shape[2:]))[0]
+        return self.naming(self.vlm.model.multi_modal_projector(features), scenes)
+
+    def naming(self, embeds: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
+        """Loss of each projected patch's distance to the embeddings of the words of what lies in it, in direction and length.
+
+        It stands in for LLaVA's first stage, which aligns images with captions.
+        """
+        wanted = torch.from_numpy(np.concatenate([patch_words(s) for s in scenes])).flatten(0, 1)
+        known = wanted[:, 0] >= 0
+        table, rows = self.vlm.get_input_embeddings().weight.float(), embeds.flatten(0, 1)[known].float()
+        logits = (15 * F.normalize(rows, dim=-1) @ F.normalize(table, dim=-1).T).log_softmax(-1)
+        wanted = wanted[known]
+        ids = torch.tensor(vlm.word_ids())[wanted]
+        longer = rows.norm(dim=-1).log() - table.norm(dim=-1).mean().log()
+        each = -(logits.gather(1, ids) * (wanted > 0)).sum(1) / (wanted > 0).sum(1)
+        weight = torch.where(wanted[:, 1] > 0, 5.0, 1.0)
+        return (each * weight).sum() / weight.sum() + longer.square().mean()
+
+    def words(self, scenes: list[Scene], draw: np.random.Generator, scales: list[int], point: bool) -> torch.Tensor:
+        """Loss of the questions at each of ``scales``; the first has weight 1, the others 0.5. ``point``: also of where it looks."""
         seen = np.stack([views(s.image) for s in scenes])
         batch, count = seen.shape[:2]
-        found = vlm.see(self.vlm, seen.reshape(-1, *seen.shape[2:]))
-        embeds = self.vlm.model.multi_modal_projector(found[0])
-        asked = vlm.ask([questions(s, draw) for s in scenes])
-        total = kept * self.heads.loss(*found, scenes)
+        with torch.no_grad():
+            features = vlm.see(self.vlm, seen.reshape(-1, *seen.shape[2:]))[0]
+        embeds = self.vlm.model.multi_modal_projector(features)
+        named = [questions(s, draw) for s in scenes]
+        asked = vlm.ask(named)
+        total = 0.2 * self.naming(embeds, scenes)
         for n, tokens in enumerate(scales):
-            read = vlm.read(self.vlm, vlm.arrange(self.vlm, embeds, batch, count, tokens), asked)
+            visual = vlm.arrange(self.vlm, embeds, batch, count, tokens)
+            if point and n == 0:
+                with Pointer(self.vlm.model.language_model.layers[2].self_attn) as pointer:
+                    read = vlm.read(self.vlm, visual, asked)
+                total = total + 0.5 * pointer.loss(asked, visual.shape[1], where(scenes, named))
+            else:
+                read = vlm.read(self.vlm, visual, asked)
             total = total + vlm.loss_of(*read) * (1.0 if n == 0 else 0.5)
         return total
 
@@ -83,13 +137,16 @@ def waves(width: int) -> torch.Tensor:
 
 def step_loss(student: Student, stage: str, draw: np.random.Generator) -> torch.Tensor:
     large = bool(draw.random() < 0.2)
-    scenes = [make_scene(draw, large=large) for _ in range(LARGE_BATCH if large else BATCH)]
-    if stage == "eyes":
+    count = (LARGE_BATCH if large else BATCH) * (2 if stage in ALONE else 1)
+    scenes = [make_scene(draw, large=large) for _ in range(count)]
+    if stage in ("eyes", "gaze"):
         return student.eyes(scenes)
+    if stage == "align":
+        return student.align(scenes)
     scales = [144]
     if stage == "nested":
         scales.append(int(draw.choice(SCALES)))
-    return student.words(scenes, draw, scales, 0.2)
+    return student.words(scenes, draw, scales, stage == "words")
 
 
 @torch.no_grad()
@@ -135,24 +192,27 @@ def train(out: Path, stage: str, *, seed: int, steps: int, save_every: int = 100
     torch.manual_seed(seed)
     student = Student()
     path, first = out / f"{stage}.pt", 0
-    optimiser = torch.optim.AdamW(student.parameters(), lr=RATE[stage], betas=(0.9, 0.98), weight_decay=0.05)
+    trained = student.learning(stage)
+    optimiser = torch.optim.AdamW(trained, lr=RATE[stage], betas=(0.9, 0.98), weight_decay=0.05)
     if path.exists():
         state = torch.load(path, weights_only=True)
         student.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
     elif stage in BEFORE:
-        student.load_state_dict(torch.load(out / f"{BEFORE[stage]}.pt", weights_only=True)["model"])
+        before = torch.load(out / f"{BEFORE[stage]}.pt", weights_only=True)["model"]
+        tower = {n: t for n, t in before.items() if "vision_tower" in n or n.startswith("heads")}
+        student.load_state_dict(tower if stage == "align" else before, strict=stage != "align")
     began, total = time.process_time(), 0.0
     for step in range(first, steps):
         for group in optimiser.param_groups:
             group["lr"] = RATE[stage] * schedule(step, steps, 50)
         draw = np.random.default_rng([seed, STAGES[stage], step])
-        with torch.autocast("cpu", torch.bfloat16, enabled=stage != "eyes"):  # twice as fast, where rows are many
+        with torch.autocast("cpu", torch.bfloat16, enabled=stage not in ALONE):  # twice as fast, where rows are many
             loss = step_loss(student, stage, draw)
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         total += loss.item()
         if (step + 1) % save_every == 0 or step + 1 == steps:
@@ -164,7 +224,7 @@ def train(out: Path, stage: str, *, seed: int, steps: int, save_every: int = 100
             held = {"model": student.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             torch.save(held, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
-            if stage != "eyes" and (step + 1) % (4 * save_every) == 0:
+            if stage not in ALONE and (step + 1) % (4 * save_every) == 0:
                 student.eval()
                 print("   ", report(student.vlm, 50, scales=(144,) if stage != "nested" else (144, 9)), flush=True)
                 save(student.vlm, out / f"{stage}-next")
@@ -175,13 +235,13 @@ def train(out: Path, stage: str, *, seed: int, steps: int, save_every: int = 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/vlm"))
-    parser.add_argument("--stage", choices=list(STAGES), help="Only this one; default: eyes, words, nested.")
+    parser.add_argument("--stage", choices=list(STAGES), help="Only this one; default: all but plain.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    for stage in [args.stage] if args.stage else ["eyes", "words", "nested"]:
+    for stage in [args.stage] if args.stage else ["eyes", "align", "words", "nested", "gaze"]:
         student = train(args.out, stage, seed=args.seed, steps=args.steps or STEPS[stage])
         save(student.vlm, args.out / f"{stage}-next")
 

@@ -1,6 +1,7 @@
 """The small vision-language model of examples/vlm: configuration, tokenizer, and its folders in Hugging Face layout.
 
     python benchmarks/vlm_fixture.py --random build/vlm-random      # llava/ and llava_next/ with random weights
+    python benchmarks/vlm_fixture.py --publish build/vlm/nested-next   # what the trainer saved becomes examples/vlm/model and next
     python benchmarks/vlm_fixture.py --next build/vlm-next          # the trained weights as a LLaVA-NeXT checkpoint
 
 LLaVA-1.5's layout: a CLIP tower (96x96 pixels in patches of 8; features of the layer before the last, without CLS), a projector of two
@@ -73,6 +74,7 @@ def config(vocab: int, *, following: bool = False) -> Any:
         num_key_value_heads=2,
         max_position_embeddings=1024,
         rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
         initializer_range=0.05,
         bos_token_id=BOS,
         eos_token_id=EOS,
@@ -177,21 +179,41 @@ def split(whole: Path, source: Path, extra: Path) -> None:
     save_file(own, extra / "newline.safetensors", {"format": "pt"})
 
 
+def publish(whole: Path, folder: Path = HERE) -> None:
+    """The LLaVA-NeXT checkpoint ``whole`` as ``folder``/model (LLaVA) and ``folder``/next (what differs)."""
+    from safetensors.numpy import load_file, save_file
+
+    model = folder / "model"
+    write_processor(model)
+    _write(model / "generation_config.json", json.loads((whole / "generation_config.json").read_text()))
+    tensors = load_file(whole / "model.safetensors")
+    llava = config(len(tensors["language_model.lm_head.weight"]))
+    llava.architectures, llava.dtype = ["LlavaForConditionalGeneration"], "float16"
+    llava.save_pretrained(model)
+    del tensors["image_newline"]
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    split(whole, model, folder / "next")
+
+
 def main() -> None:
     import torch
     from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=Path)
+    parser.add_argument("--publish", type=Path)
     parser.add_argument("--next", type=Path)
+    parser.add_argument("--examples", type=Path, default=HERE)
     args = parser.parse_args()
     torch.manual_seed(0)
     if args.random:
         vocab = tokenizer().get_vocab_size()
         save(LlavaForConditionalGeneration(config(vocab)), args.random / "llava")
         save(LlavaNextForConditionalGeneration(config(vocab, following=True)), args.random / "llava_next")
+    if args.publish:
+        publish(args.publish, args.examples)
     if args.next:
-        next_checkpoint(args.next)
+        next_checkpoint(args.next, args.examples / "model", args.examples / "next")
 
 
 if __name__ == "__main__":

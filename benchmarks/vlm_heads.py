@@ -15,6 +15,9 @@ PICTURE = (*[len(COLOURS) + 1] * len(KINDS), 3, len(GROUNDS), 11, 11, 11, len(CO
 """Classes of a picture: colour of each kind of shape, number, ground, the digits, the dot, the quadrants of those."""
 UNKNOWN = -100
 
+WORDS = ("", *KINDS, *COLOURS, *map(str, range(10)), *STYLES, *GROUNDS, "dot", "left", "right")
+"""Names of what may lie in a patch."""
+
 Labels = NDArray[np.int64]
 
 
@@ -51,6 +54,25 @@ def picture_labels(scene: Scene) -> Labels:
         crops[np.arange(4) != scene.quadrant(item), 6 + n] = 0
     whole[6:9] = UNKNOWN  # too small to read in the thumbnail
     return np.concatenate([whole[None], crops])
+
+
+def patch_words(scene: Scene) -> Labels:
+    """[T,144,3]: places in `WORDS` of what lies in each patch: kind, colour and (small scenes) side, style and digit, or dot and its colour; else ground
+    and 0, for nothing. -1 in the thumbnail of a large scene."""
+    cells, own = SIDE // PATCH, patch_labels(scene)
+    found = np.zeros((*own.shape[:2], 3), np.int64)
+    found[..., 0] = WORDS.index(GROUNDS[scene.ground])
+    offsets = [WORDS.index(w) - 1 for w in (KINDS[0], COLOURS[0], "0", STYLES[0], COLOURS[0])]
+    kind, colour, digit, style, dot = (np.where(own[..., n] > 0, own[..., n] + offsets[n], 0) for n in range(5))
+    for first, second in ((kind, colour), (style, digit), (np.where(dot > 0, WORDS.index("dot"), 0), dot)):
+        there = first > 0
+        found[there, 0], found[there, 1] = first[there], second[there]
+    if scene.side == SIDE:
+        left = np.arange(cells)[None] < cells // 2
+        found[..., 2] = np.where(kind > 0, np.where(left, WORDS.index("left"), WORDS.index("right")), 0)
+        return found.reshape(1, cells * cells, 3)
+    crops = found.reshape(2, cells, 2, cells, 3).swapaxes(1, 2).reshape(4, cells * cells, 3)
+    return np.concatenate([np.full_like(crops[:1], -1), crops])
 
 
 def pixel_labels(scene: Scene) -> NDArray[np.float32]:

@@ -45,6 +45,14 @@ class Asked:
     kinds: list[list[str]]
 
 
+@cache
+def word_ids() -> list[int]:
+    """Ids of `vlm_heads.WORDS` with a space in front."""
+    from vlm_heads import WORDS
+
+    return [_words()[0].encode(f" {w}").ids[1] for w in WORDS]
+
+
 def ask(asked: list[list[Question]]) -> Asked:
     """Questions of B images, as rows. Raises ValueError if one does not fit or an answer is not one token."""
     ids = torch.full((len(asked), ASKED * ROWS), PAD)
