@@ -85,8 +85,8 @@ def main() -> None:
         for method in methods:
             if SHOWN[method] == views:
                 shown = draw(panels(open_bundle(folder / method), as_rgb(folder / "scenes" / args.picture)), method)
-                # 256 colours: noise of the ground is half of the file.
-                Image.fromarray(shown).quantize(256, dither=0).save(images / f"prune-{method}.png", optimize=True)
+                # 128 colours: noise of the ground is half of the file.
+                Image.fromarray(shown).quantize(128, dither=0).save(images / f"prune-{method}.png", optimize=True)
         for kind in ("coarse", "fine"):
             data = read_data(folder / "scenes", folder / "scenes" / f"{kind}.jsonl", items=args.items)
             found = sweep(bundles, data, max_new_tokens=3)

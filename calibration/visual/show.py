@@ -123,7 +123,7 @@ def plot(sweep: Sweep, path: str | Path, choices: Sequence[Choice] = ()) -> None
     _axes(quality, sweep, "accuracy" if answered else "KL from all rows, nats per token")
     _axes(speed, sweep, "prefill, CPU seconds at one thread")
     if answered:
-        quality.set_ylim(0, 1.02)
+        quality.set_ylim(0, 1.05)
     else:
         quality.set_ylim(bottom=0)
     speed.set_ylim(bottom=0)
