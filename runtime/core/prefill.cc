@@ -90,6 +90,13 @@ Engine::Prepared Engine::prepare(std::span<const std::int32_t> ids, std::span<co
   }
   const auto seen = static_cast<std::size_t>(std::count_if(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(same),
                                                            [this](std::int32_t id) { return is_marker(id); }));
+  const bool late = made.keep > 0 && (perceived_ != digests[0] || !spans_.empty());
+  if (perceives() && seen < images.size() && (images.size() > 1 || late)) {
+    refuse(
+        Status::request, "images",
+        images.size() > 1 ? std::to_string(images.size()) + " in a prompt" : "one behind text that was read without it",
+        "one for a whole sequence", "ask about each image on its own; reset between them");
+  }
   for (std::size_t i = seen; i < images.size(); ++i) {
     const VisualRows& rows = made.images.emplace_back(
         vision_->encode(images[i].image, digests[i], bundle_.vision->level_of(images[i].level)));
@@ -97,16 +104,10 @@ Engine::Prepared Engine::prepare(std::span<const std::int32_t> ids, std::span<co
     ++made.stats.images;
     ++(rows.cached ? made.stats.cache_hits : made.stats.encoded);
     made.stats.rows_before += rows.whole;
-    if (cancelled_.load()) break;  // the loop that follows ends before it needs the others
+    check_room(made.keep, made.rows);  // now, lest many images fill the memory before
+    if (cancelled_.load()) break;      // the loop that follows ends before it needs the others
   }
   made.stats.seconds = wall_seconds() - start;
-  const bool late = made.keep > 0 && (perceived_ != digests[0] || !spans_.empty());
-  if (perceives() && !made.images.empty() && (images.size() > 1 || late)) {
-    refuse(
-        Status::request, "images",
-        images.size() > 1 ? std::to_string(images.size()) + " in a prompt" : "one behind text that was read without it",
-        "one for a whole sequence", "ask about each image on its own; reset between them");
-  }
   check_room(made.keep, made.rows);
   return made;
 }
