@@ -382,8 +382,10 @@ def test_requests_that_are_refused(bundle: Any, prompt: list[int], images: Any, 
 def test_an_image_must_fit_the_context(bundle: Any) -> None:
     core = engine(bundle("vlm@llava"), context=38)
     core.prefill([1, 2])
-    with pytest.raises(RequestError, match=r"0 \+ 74 tokens, expected at most 38"):
+    with pytest.raises(RequestError, match=r"0 \+ at least 39 tokens, expected at most 38"):
         generate(core, "full", [TOKEN, TOKEN, 5, 6])
+    with pytest.raises(RequestError, match=r"0 \+ 39 tokens, expected at most 38"):
+        generate(core, "full", [TOKEN, 5, 6, 7], shown("full", IMAGES[:1]))
     assert core.length == 2
     assert len(generate(core, "full", [TOKEN, 5], shown("full", IMAGES[:1]), max_new_tokens=1)["ids"]) == 1
 

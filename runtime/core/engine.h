@@ -129,7 +129,8 @@ class Engine {
   void forget_image();
   void check_images(std::span<const std::int32_t> ids, std::span<const ImageInput> images) const;
   bool is_marker(std::int32_t id) const { return bundle_.vision && id == bundle_.vision->image_token_id; }
-  void check_room(std::int64_t kept, std::int64_t rows) const;
+  // `about`: "at least " where more rows will come.
+  void check_room(std::int64_t kept, std::int64_t rows, const char* about = "") const;
   void check_generation(std::span<const std::int32_t> prompt, const GenerateOptions& options) const;
   void check_batch(std::span<const std::vector<std::int32_t>> prompts, std::span<const GenerateOptions> options,
                    std::int64_t batch) const;

@@ -12,9 +12,9 @@ Engine::Prepared::Prepared() = default;
 Engine::Prepared::Prepared(Prepared&&) noexcept = default;
 Engine::Prepared::~Prepared() = default;
 
-void Engine::check_room(std::int64_t kept, std::int64_t rows) const {
+void Engine::check_room(std::int64_t kept, std::int64_t rows, const char* about) const {
   if (rows > capacity() - kept) {
-    refuse(Status::request, "prompt", std::to_string(kept) + " + " + std::to_string(rows) + " tokens",
+    refuse(Status::request, "prompt", std::to_string(kept) + " + " + about + std::to_string(rows) + " tokens",
            "at most " + std::to_string(capacity()), "shorten it, or open the bundle with a longer context");
   }
 }
@@ -104,8 +104,9 @@ Engine::Prepared Engine::prepare(std::span<const std::int32_t> ids, std::span<co
     ++made.stats.images;
     ++(rows.cached ? made.stats.cache_hits : made.stats.encoded);
     made.stats.rows_before += rows.whole;
-    check_room(made.keep, made.rows);  // now, lest many images fill the memory before
-    if (cancelled_.load()) break;      // the loop that follows ends before it needs the others
+    // Now, lest many images fill the memory before.
+    check_room(made.keep, made.rows, i + 1 < images.size() ? "at least " : "");
+    if (cancelled_.load()) break;  // the loop that follows ends before it needs the others
   }
   made.stats.seconds = wall_seconds() - start;
   check_room(made.keep, made.rows);

@@ -170,7 +170,7 @@ typedef struct farthing_image {
   int64_t height, width;
   const uint8_t* rgb; /* red, green, blue of each pixel, rows from the top; EXIF rotation is the caller's affair */
   int64_t stride;     /* bytes from a row to the next; 0 = 3 * width */
-  const char* level;  /* how many of its rows stay: "full", "r50", ... as the bundle lists them; NULL = the bundle's own choice */
+  const char* level;  /* how many of its rows stay: "full", "r50", ... of the bundle; NULL = its own choice */
 } farthing_image;
 #define FARTHING_IMAGE_INIT {sizeof(farthing_image), 0, 0, NULL, 0, NULL}
 
