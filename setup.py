@@ -218,7 +218,7 @@ EXTRAS = {
         "clang-format>=18,<23",
         "transformers>=4.51",
         "accelerate>=1",
-        "pillow>=10",
+        "pillow>=13",  # its resizing of tall pictures changed in the last bit, and ours is compared with it
         "psutil>=5.9",
         "types-jsonschema",
     ],
