@@ -57,13 +57,13 @@ def train_eyes(steps: int) -> Eyes:
     return eyes.requires_grad_(False)
 
 
-def train_student(way: str, eyes: Eyes, steps: int, size: int) -> tuple[Student, dict[str, Any]]:
+def train_student(way: str, eyes: Eyes, steps: int, size: int, rate: float) -> tuple[Student, dict[str, Any]]:
     torch.manual_seed(3)
     student, began, losses = Student(way), time.process_time(), []
-    optimiser = torch.optim.AdamW(student.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(student.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * schedule(step, steps, 100)
+            group["lr"] = rate * schedule(step, steps, 100)
         images, ids, where, answers, _ = batch(4, step, size)
         logits = student(eyes(images), ids)[torch.arange(size), where]
         loss = F.cross_entropy(logits, answers)
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/vlora"))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--size", type=int, default=48, help="Pictures a step.")
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--ways", nargs="+", default=["vlora", "blind", "prefix"])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -161,7 +162,7 @@ def main() -> None:
         torch.save(eyes.state_dict(), args.out / "eyes.pt")
     found = {}
     for way in args.ways:
-        student, found[way] = train_student(way, eyes, args.steps, args.size)
+        student, found[way] = train_student(way, eyes, args.steps, args.size, args.rate)
         print(way, json.dumps(found[way]), flush=True)
         (args.out / "accuracy.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         if way == "vlora":
