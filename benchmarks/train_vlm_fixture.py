@@ -34,7 +34,7 @@ from vlm_scenes import COARSE, FINE, Scene, make_scene, questions, views
 
 STAGES = {"eyes": 1, "words": 2, "nested": 3, "plain": 4, "gaze": 5, "align": 6}
 BEFORE = {"align": "eyes", "words": "align", "nested": "words", "plain": "words", "gaze": "nested"}
-STEPS = {"eyes": 800, "align": 200, "words": 1200, "nested": 400, "plain": 400, "gaze": 400}
+STEPS = {"eyes": 800, "align": 200, "words": 1200, "nested": 400, "plain": 400, "gaze": 1600}
 RATE = {"eyes": 3e-3, "align": 3e-3, "words": 2e-3, "nested": 1e-3, "plain": 1e-3, "gaze": 2e-3}
 ALONE = ("eyes", "align", "gaze")
 """Stages without questions."""

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 import vlm_model as vlm
 import vlm_selector
-from vlm_bench import Bench, Choice, Score
+from vlm_bench import Bench, Choice, Score, wilson
 from vlm_large import globalcom2
 from vlm_scenes import COARSE, FINE
 from vlm_skip import ima
 
 from farthing.plugins.token_select.reference import reference
 
-__all__ = ["globalcom2", "idpruner", "ima", "matryoshka", "zoo"]
+__all__ = ["accuracy", "globalcom2", "idpruner", "ima", "matryoshka", "zoo"]
 
 Result = dict[str, Any]
 
@@ -39,6 +39,26 @@ def better(a: Score, b: Score, kinds: tuple[str, ...] | None = None) -> tuple[bo
     """Is a's mean higher than b's? With the difference and its standard error, in points."""
     gap, error = a.minus(b, kinds)
     return gap > 0, f"{100 * gap:+.1f} +- {100 * error:.1f} points"
+
+
+def accuracy(benches: dict[str, Bench]) -> Result:
+    """Right answers by kind of question with 95 % intervals (Wilson), unpruned."""
+    made, least = {}, 1.0
+    for name, bench in benches.items():
+        score = bench.right()
+        for kinds in (*((k,) for k in (*COARSE, *FINE)), (*COARSE, *FINE)):
+            use = np.isin(score.kinds, kinds)
+            low, high = wilson(int(score.good[use].sum()), int(use.sum()))
+            label = kinds[0] if len(kinds) == 1 else "all"
+            made[f"{name}: {label}"] = {
+                "right": int(score.good[use].sum()),
+                "asked": int(use.sum()),
+                "share": score.of(kinds),
+                "low": low,
+                "high": high,
+            }
+        least = min(least, score.of())
+    return {"rows": made, "claims": {"above 90 % unpruned": (least > 0.9, f"{100 * least:.1f} %")}}
 
 
 def idpruner(bench: Bench, folder: Path) -> Result:

@@ -1,6 +1,6 @@
 """What the ways of having fewer visual tokens cost on the scenes of vlm_scenes.py: accuracy on held-out pictures.
 
-    python benchmarks/vlm_pruning.py --model build/vlm/nested-next --plain build/vlm/plain-next --out build/vlm/pruning.json
+    python benchmarks/vlm_pruning.py --model build/vlm/gaze-next --plain build/vlm/plain-next --out build/vlm/pruning.json
     python benchmarks/vlm_pruning.py --only idpruner,zoo --images 100
 
 Measured in PyTorch with the selection rules of ``farthing::TokenSelect`` (its reference). Each proof states the claims of its paper;
@@ -19,12 +19,12 @@ import torch
 import vlm_proofs
 from vlm_bench import Bench, load
 
-PROOFS = ("idpruner", "zoo", "matryoshka", "globalcom2", "ima")
+PROOFS = ("accuracy", "idpruner", "zoo", "matryoshka", "globalcom2", "ima")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("build/vlm/nested-next"), help="LLaVA-NeXT folder")
+    parser.add_argument("--model", type=Path, default=Path("build/vlm/gaze-next"), help="LLaVA-NeXT folder")
     parser.add_argument(
         "--plain", type=Path, default=Path("build/vlm/plain-next"), help="the same, trained at full scale only"
     )
@@ -51,6 +51,10 @@ def main() -> None:
 
 
 def run(name: str, model: Any, args: argparse.Namespace) -> dict[str, Any]:
+    if name == "accuracy":
+        small = Bench.small(model, args.images, args.seed)
+        benches = {q: Bench.large(model, args.images // 2, args.seed, quadrants=q) for q in (1, 4)}
+        return vlm_proofs.accuracy({"small": small} | {f"large, detail in {q} of 4": b for q, b in benches.items()})
     if name == "idpruner":
         return vlm_proofs.idpruner(Bench.small(model, args.images, args.seed), args.selector)
     if name == "zoo":
