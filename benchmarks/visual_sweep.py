@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from visual_questions import write
 
@@ -35,6 +36,13 @@ def export_all(model: Path, methods: tuple[str, ...], out: Path) -> list[Path]:
         more = {} if method == "matryoshka" else {"ratios": RATIOS}
         export(method, model, out / method, check=False, **more)
     return [out / method for method in methods]
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """As PNG; with 200 colours where it would be large, since noise of the ground is half of it. Maximum coverage keeps rare ones."""
+    Image.fromarray(picture).save(path, optimize=True)
+    if path.stat().st_size > 200_000:
+        Image.fromarray(picture).quantize(200, method=Image.Quantize.MAXCOVERAGE, dither=0).save(path, optimize=True)
 
 
 def markdown(found: Sweep) -> str:
@@ -85,8 +93,7 @@ def main() -> None:
         for method in methods:
             if SHOWN[method] == views:
                 shown = draw(panels(open_bundle(folder / method), as_rgb(folder / "scenes" / args.picture)), method)
-                # 128 colours: noise of the ground is half of the file.
-                Image.fromarray(shown).quantize(128, dither=0).save(images / f"prune-{method}.png", optimize=True)
+                save(shown, images / f"prune-{method}.png")
         for kind in ("coarse", "fine"):
             data = read_data(folder / "scenes", folder / "scenes" / f"{kind}.jsonl", items=args.items)
             found = sweep(bundles, data, max_new_tokens=3)
