@@ -100,7 +100,9 @@ def _load(
         raise BundleError(found_wanted(f"{path}", "no saved state", "a file written by save_state", "check the path"))
     if version == _WITH_IMAGES:
         raise RequestError(
-            found_wanted(f"{path}", "a sequence with images", "text only in portable mode", "load it with the native core")
+            found_wanted(
+                f"{path}", "a sequence with images", "text only in portable mode", "load it with the native core"
+            )
         )
     if version != _VERSION:
         raise _damaged(f"version of {path}", version, _VERSION)
