@@ -34,7 +34,7 @@ class Scorer(nn.Module):
 
 
 def soft_top(scores: torch.Tensor, count: float, temperature: float) -> torch.Tensor:
-    """Weights [B,N] in 0..1 that add up to ``count``; the gradient knows that t follows the scores."""
+    """Logarithms of weights [B,N] in 0..1 that add up to ``count``; the gradient knows that t follows the scores."""
     with torch.no_grad():
         low, high = -scores.amax(1, keepdim=True) - 30 * temperature, -scores.amin(1, keepdim=True) + 30 * temperature
         for _ in range(64):
@@ -45,10 +45,10 @@ def soft_top(scores: torch.Tensor, count: float, temperature: float) -> torch.Te
         slope = (slope * (1 - slope)).sum(1, keepdim=True).clamp(min=1e-6) / temperature
     # One Newton step of size 0, for its derivative.
     t = t - (torch.sigmoid((scores + t) / temperature).sum(1, keepdim=True) - count) / slope
-    return torch.sigmoid((scores + t) / temperature)
+    return torch.nn.functional.logsigmoid((scores + t) / temperature)
 
 
-def fit(model: Any, *, steps: int = 250, batch: int = 16, rate: float = 3e-3, seed: int = SEED) -> Scorer:
+def fit(model: Any, *, steps: int = 200, batch: int = 12, rate: float = 3e-3, seed: int = SEED) -> Scorer:
     """Train a scorer on fresh scenes; ``model`` is frozen."""
     torch.manual_seed(seed)
     scorer = Scorer(model.config.text_config.hidden_size)
@@ -60,12 +60,13 @@ def fit(model: Any, *, steps: int = 250, batch: int = 16, rate: float = 3e-3, se
         with torch.no_grad():
             visual = vlm.embed(model, np.stack([views(s.image) for s in scenes]))
         count = visual.shape[1]
-        temperature = 1.0 - 0.8 * step / steps
+        # Ever harder: equal weights for all would cost nothing, since attention only compares.
+        temperature = 0.03 ** (step / steps)
         weights = soft_top(scorer(visual), SHARE * count, temperature)
         inputs = vlm.sequence(model, visual, asked)
         mask = torch.zeros(inputs["attention_mask"].shape).masked_fill(~inputs["attention_mask"], -1e9)
         columns = torch.zeros(batch, mask.shape[-1])
-        columns = torch.cat([columns[:, :4], weights.clamp(min=1e-6).log(), columns[:, 4 + count :]], 1)
+        columns = torch.cat([columns[:, :4], weights.clamp(min=-30), columns[:, 4 + count :]], 1)
         inputs["attention_mask"] = mask + columns[:, None, None]
         with sdpa_kernel(SDPBackend.MATH):
             states = model.model.language_model(**inputs).last_hidden_state
