@@ -35,6 +35,7 @@ Examples:
   farthing export mtp --checkpoint model.gguf --adapter mtp.safetensors --out fast
   farthing export vlm --checkpoint llava-1.5-7b-hf --out llava
   farthing export idpruner --checkpoint llava-1.5-7b-hf --ratio 0.5 --ratio 0.75 --out sparing
+  farthing export ima-skip --checkpoint llava-1.5-7b-hf --plan 4-11:ffn --images photos --out skipping
   farthing export judge --checkpoint model.gguf --judge judge.safetensors --out lossy
 
 \b
@@ -105,6 +106,21 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 )
 @click.option(
     "--prune-layer", type=int, help="idpruner: drop tokens before this layer of the decoder, not before the first."
+)
+@click.option(
+    "--plan",
+    help="ima-skip: what rows of images leave out, such as 4-11:ffn,13:attention, or a report of `farthing ima-report`.",
+)
+@click.option(
+    "--images",
+    type=click.Path(),
+    help="ima-skip: a folder of pictures on which the plan is measured, and refused above --max-kl.",
+)
+@click.option("--questions", type=click.Path(), help="ima-skip: questions about them, .jsonl.")
+@click.option("--samples", type=int, help="ima-skip: questions to measure. [default: 16]")
+@click.option("--max-kl", type=float, help="ima-skip: nats a token, mean. [default: 0.05]")
+@click.option(
+    "--vision", type=click.Path(), help="vlora: folder of CLIP, where the checkpoint has no tower of its own."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def export_command(

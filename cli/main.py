@@ -46,6 +46,7 @@ COMMANDS = {
     "draft-table": "Count what tends to follow, to guess ahead.",
     "compile": "Compile a bundle for a CPU, a Jetson or an RTX card.",
     "tune": "Measure this machine, so that decoding can guess ahead.",
+    "ima-report": "Find what rows of images can leave out (lossy).",
     "tune-visual": "Choose how few visual tokens are enough for your pictures.",
     "prune-view": "Show which parts of a picture are kept.",
     "run": "Generate text from a prompt.",
