@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,16 @@ from ..runtime.visual.images import sample_image
 from ..runtime.visual.prepare import prepare
 from ..runtime.visual.spec import VisionSpec
 from .checkpoint.vlora_folder import VloraFolder, open_vlora
-from .decoder import DTYPES, check_onnx, decoder_manifest, graph_entry, prompts_of, write_tokenizer
+from .decoder import DTYPES, decoder_manifest, graph_entry
 from .graph import GraphWriter, Progress, no_progress
 from .graph.clip import write_clip
 from .graph.vlora import VloraDecoderGraph, write_perceive
 from .recipe_types import ExportResult, Recipe
-from .vectors import check_against_reference, record_decoder
 from .vectors.check import TOLERANCE
+from .visual.finish import finish_bundle
 from .visual.preprocess import preprocess_entry
 from .visual.reduction import FULL
-from .visual.vectors import NEW_TOKENS, ImageCase, record_images
+from .visual.vectors import NEW_TOKENS, ImageCase
 
 if TYPE_CHECKING:
     import torch
@@ -51,34 +51,17 @@ def export_vlora(
     start = time.perf_counter()
     writer = BundleWriter(out)  # refuses an unsuitable target before any work
     model = checkpoint if isinstance(checkpoint, VloraFolder) else open_vlora(checkpoint, vision)
-    preprocess, tokenizer = preprocess_entry(model), model.tokenizer()  # type: ignore[arg-type]
+    preprocess = preprocess_entry(model)  # type: ignore[arg-type]
     with writer:
         for folder in ("graphs", "vectors"):
             (writer.path / folder).mkdir()
         graphs = _write_graphs(writer.path / "graphs", model, preprocess, dtype, progress)
-        for graph in graphs.values():
-            check_onnx(graph.path)
         entries = {name: graph_entry(graph) for name, graph in graphs.items()}
-        manifest = decoder_manifest(RECIPE.method, "autoregressive", model, entries, tokenizer, dtype)
+        manifest = decoder_manifest(RECIPE.method, "autoregressive", model, entries, model.tokenizer(), dtype)
         manifest["model"]["parameters"] += model.visual_parameters
         manifest["vision"] = _vision_entry(model, preprocess)
-        recording = record_decoder(graphs[DECODER].path, model.config, prompts_of(model, tokenizer), progress=progress)
-        images = record_images(writer.path / "graphs", manifest, progress)
-        report = None
-        if check:
-            progress("comparing with PyTorch", 0, 2)
-            report = check_against_reference(recording, model, dtype)
-            progress("comparing with PyTorch", 1, 2)
-            report["images"] = check_perceived(images, model, manifest, dtype)
-            progress("comparing with PyTorch", 2, 2)
-        vectors = {**recording.as_json(), "images": [case.as_json() for case in images]}
-        text = json.dumps(vectors, sort_keys=True) + "\n"
-        (writer.path / "vectors" / "decoder.json").write_text(text, encoding="utf-8")
-        if tokenizer:
-            write_tokenizer(writer.path / "tokenizer", tokenizer)
-        progress("hashing", 0, 1)
-        path = writer.commit(manifest)
-        progress("hashing", 1, 1)
+        compare = partial(check_perceived, model=model, manifest=manifest, dtype=dtype) if check else None
+        path, report = finish_bundle(writer, graphs, manifest, model, dtype, compare, progress)
     return ExportResult(
         path=path,
         method=RECIPE.method,

@@ -7,18 +7,16 @@ What config.json says is read by a module for each kind of model: `llava_config`
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-
-import numpy as np
 
 from ...errors import CheckpointError, found_wanted
 from ...models.vlm import VlmConfig, projector_tensors
 from . import llava_config, qwen_config
 from .hf_config import unknown_architecture
-from .huggingface import HuggingFaceCheckpoint, canonical
+from .huggingface import canonical
 from .json_file import Fields
 from .safetensors_file import SafetensorsFile
+from .seeing_folder import SeeingFolder
 
 FAMILIES = {"llava": llava_config, "llava_next": llava_config, "qwen2_5_vl": qwen_config}
 """Who reads the configuration, by ``model_type``."""
@@ -56,7 +54,7 @@ def part_of(name: str) -> tuple[str, str]:
     return "other", name
 
 
-class VlmFolder(HuggingFaceCheckpoint):
+class VlmFolder(SeeingFolder):
     """The decoder of a vision-language folder, as any `Checkpoint`; ``vlm`` describes the rest and `visual` reads it."""
 
     vlm: VlmConfig
@@ -64,7 +62,7 @@ class VlmFolder(HuggingFaceCheckpoint):
     """All of config.json."""
 
     def __init__(self, path: Path) -> None:
-        self._others: dict[str, tuple[SafetensorsFile, str]] = {}
+        self._others = {}
         super().__init__(path)
         self.config = self._reader.decoder_config(self.config, self._fields)
         self.vlm = self._reader.read_config(self.outer, self.config.hidden_size, self.config.vocab_size)
@@ -81,16 +79,8 @@ class VlmFolder(HuggingFaceCheckpoint):
         part, inner = part_of(name)
         if part == "text":
             return canonical(inner)
-        key = f"{part}.{inner}"
-        if inner.endswith(_BUFFERS):
-            return None
-        if key in self._others:
-            raise CheckpointError(
-                found_wanted(
-                    f"tensor {name} of {self.path}", "in two shards", "in one", "remove the stale weight files"
-                )
-            )
-        self._others[key] = (file, name)
+        if not inner.endswith(_BUFFERS):
+            self._put(file, name, f"{part}.{inner}")
         return None
 
     def check(self) -> None:
@@ -98,41 +88,7 @@ class VlmFolder(HuggingFaceCheckpoint):
         super().check()
         wanted = {f"tower.{n}": s for n, s in self.vlm.tower.expected_tensors().items()}
         wanted |= {f"projector.{n}": s for n, s in projector_tensors(self.vlm).items()}
-        self._refuse_list(
-            "missing", (n for n in wanted if n not in self._others), "every tensor of tower and projector"
-        )
-        self._refuse_list("unexpected", (n for n in self._others if n not in wanted), "only tensors the model uses")
-        for name, shape in wanted.items():
-            file, theirs = self._others[name]
-            if file.shape(theirs) != shape:
-                raise CheckpointError(
-                    found_wanted(
-                        f"shape of tensor {file.path}: {theirs}",
-                        list(file.shape(theirs)),
-                        f"{list(shape)} by the configuration",
-                        "configuration and weights belong to different models; fetch both from one place",
-                    )
-                )
-
-    def visual(self, name: str) -> np.ndarray:
-        """float32 tensor ``tower.<name>`` or ``projector.<name>``. Raises CheckpointError where it is not finite, KeyError."""
-        file, theirs = self._others[name]
-        array = np.asarray(file.read(theirs), np.float32)
-        if not np.isfinite(array).all():
-            raise CheckpointError(
-                found_wanted(
-                    f"tensor {file.path}: {theirs}",
-                    "not finite",
-                    "finite weights",
-                    "fetch or train the checkpoint again",
-                )
-            )
-        return array
-
-    @property
-    def visual_parameters(self) -> int:
-        """Weights of tower and projector."""
-        return sum(math.prod(f.shape(n)) for f, n in self._others.values())
+        self._check_others(wanted, "tower and projector")
 
     def processor(self) -> Fields:
         """preprocessor_config.json, or the image part of processor_config.json. Raises CheckpointError where there is neither."""

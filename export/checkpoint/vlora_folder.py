@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ...errors import CheckpointError, found_wanted
 from ...models.vlm import VlmConfig
 from ...models.vlora import HEADS, TYPES, VloraConfig, vlora_tensors
 from .hf_config import unknown_architecture
-from .huggingface import HuggingFaceCheckpoint, canonical
+from .huggingface import canonical
 from .json_file import Fields
 from .llava_config import read_config
 from .safetensors_file import SafetensorsFile
+from .seeing_folder import SeeingFolder
 
 FAMILY = "llava_vlora"
 
@@ -26,14 +24,14 @@ _OF_CLIP = ("text_model.", "visual_projection.", "text_projection.", "logit_scal
 """What a CLIP model has beside its tower."""
 
 
-class VloraFolder(HuggingFaceCheckpoint):
+class VloraFolder(SeeingFolder):
     """The decoder, as any `Checkpoint`; ``vlora`` and ``vlm`` describe the rest and `visual` reads ``vlora.<name>`` and ``tower.<name>``.
 
     ``vision``: folder of the CLIP model whose tower the features come from, needed where the weights of the tower are not inside.
     """
 
     def __init__(self, path: Path, vision: Path | None = None) -> None:
-        self._others: dict[str, tuple[SafetensorsFile, str]] = {}
+        self._others = {}
         self._vision = vision
         super().__init__(path)
         fields = self._fields
@@ -56,13 +54,8 @@ class VloraFolder(HuggingFaceCheckpoint):
         return canonical(name)
 
     def _put(self, file: SafetensorsFile, theirs: str, ours: str) -> None:
-        if ours.endswith("position_ids"):
-            return
-        if ours in self._others:
-            raise CheckpointError(
-                found_wanted(f"tensor {theirs} of {file.path}", "there twice", "once", "remove the stale weight files")
-            )
-        self._others[ours] = (file, theirs)
+        if not ours.endswith("position_ids"):
+            super()._put(file, theirs, ours)
 
     def _read_tower(self, fields: Fields) -> VlmConfig:
         """The tower, from ``vision_config`` here or from the folder of its own. Raises CheckpointError."""
@@ -153,39 +146,7 @@ class VloraFolder(HuggingFaceCheckpoint):
             raise fields.bad("pretraining_tp", parallel, 1)
         wanted = {f"tower.{n}": s for n, s in self.vlm.tower.expected_tensors().items()}
         wanted |= {f"vlora.{n}": s for n, s in vlora_tensors(v).items()}
-        self._refuse_list("missing", (n for n in wanted if n not in self._others), "all of tower and generator")
-        self._refuse_list("unexpected", (n for n in self._others if n not in wanted), "only tensors the model uses")
-        for name, shape in wanted.items():
-            file, theirs = self._others[name]
-            if file.shape(theirs) != shape:
-                raise CheckpointError(
-                    found_wanted(
-                        f"shape of tensor {file.path}: {theirs}",
-                        list(file.shape(theirs)),
-                        f"{list(shape)} by the configuration",
-                        "configuration and weights belong to different models; fetch both from one place",
-                    )
-                )
-
-    def visual(self, name: str) -> np.ndarray:
-        """float32 tensor ``tower.<name>`` or ``vlora.<name>``. Raises CheckpointError where it is not finite, KeyError."""
-        file, theirs = self._others[name]
-        array = np.asarray(file.read(theirs), np.float32)
-        if not np.isfinite(array).all():
-            raise CheckpointError(
-                found_wanted(
-                    f"tensor {file.path}: {theirs}",
-                    "not finite",
-                    "finite weights",
-                    "fetch or train the checkpoint again",
-                )
-            )
-        return array
-
-    @property
-    def visual_parameters(self) -> int:
-        """Weights of tower and generator."""
-        return sum(math.prod(f.shape(n)) for f, n in self._others.values())
+        self._check_others(wanted, "tower and generator")
 
     def processor(self) -> Fields:
         """preprocessor_config.json of this folder or of the tower's. Raises CheckpointError where there is neither."""

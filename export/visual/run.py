@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,20 @@ from ...errors import CheckpointError, RequestError, found_wanted
 from ...models.qwen_vision import QwenVisionConfig
 from ...runtime.anyres import anyres, choose_pinpoint
 from ...runtime.bundle import BundleWriter
-from ...runtime.plain_feeds import plain_feeds
 from ...runtime.tensors import DECODER, PROJECT, VISION, VISUAL_STEP
 from ..checkpoint import open_vlm
 from ..checkpoint.vlm_folder import VlmFolder
-from ..decoder import DTYPES, check_onnx, decoder_manifest, graph_entry, prompts_of, write_tokenizer
+from ..decoder import DTYPES, decoder_manifest, graph_entry
 from ..graph import GraphWriter, Progress, no_progress, write_decoder
 from ..graph.project import ProjectGraph
 from ..graph.tower import write_tower
 from ..graph.visual_step import VisualStepGraph
 from ..recipe_types import ExportResult
-from ..vectors import check_against_reference, record_decoder
+from .finish import finish_bundle
 from .native import longest_side, native_counts
 from .preprocess import preprocess_entry
 from .reduction import FULL, Level, Reduction
-from .vectors import check_images, record_images
+from .vectors import check_images
 
 
 def export_visual(
@@ -57,51 +56,26 @@ def export_visual(
     levels = (Level(FULL, 0.0), *reduction.levels(model, counts))
     check_room(model, levels)
     preprocess = preprocess_entry(model)
-    tokenizer = model.tokenizer()
     with writer:
         for folder in ("graphs", "vectors"):
             (writer.path / folder).mkdir()
         graphs, entries = _write_graphs(
             writer.path / "graphs", model, reduction, levels, preprocess, dtype, trees, progress
         )
-        for graph in graphs.values():
-            check_onnx(graph.path)
         manifest = decoder_manifest(
             reduction.method,
             "autoregressive",
             model,
             {name: graph_entry(g) for name, g in graphs.items()},
-            tokenizer,
+            model.tokenizer(),
             dtype,
         )
         if reduction.guarantee != "exact":
             manifest["method"]["guarantee"] = reduction.guarantee
         manifest["model"]["parameters"] += model.visual_parameters
         manifest["vision"] = vision_entry(model, reduction, preprocess, entries)
-        step_inputs = [i.name for i in graphs[DECODER].inputs]
-        recording = record_decoder(
-            graphs[DECODER].path,
-            model.config,
-            prompts_of(model, tokenizer),
-            more=lambda batch, rows: plain_feeds(step_inputs, batch, rows),
-            progress=progress,
-        )
-        images = record_images(writer.path / "graphs", manifest, progress)
-        report = None
-        if check:
-            progress("comparing with PyTorch", 0, 2)
-            report = check_against_reference(recording, model, dtype)
-            progress("comparing with PyTorch", 1, 2)
-            report["images"] = check_images(images, model, manifest, dtype)
-            progress("comparing with PyTorch", 2, 2)
-        vectors = {**recording.as_json(), "images": [case.as_json() for case in images]}
-        text = json.dumps(vectors, sort_keys=True) + "\n"
-        (writer.path / "vectors" / "decoder.json").write_text(text, encoding="utf-8")
-        if tokenizer:
-            write_tokenizer(writer.path / "tokenizer", tokenizer)
-        progress("hashing", 0, 1)
-        path = writer.commit(manifest)
-        progress("hashing", 1, 1)
+        compare = partial(check_images, model=model, manifest=manifest, dtype=dtype) if check else None
+        path, report = finish_bundle(writer, graphs, manifest, model, dtype, compare, progress)
     return ExportResult(
         path=path,
         method=reduction.method,
