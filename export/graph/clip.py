@@ -8,6 +8,7 @@ import numpy as np
 
 from ...models.clip import ClipConfig
 from ...runtime.tensors import FEATURES, PIXELS
+from .dense import DenseLayers
 from .writer import GraphWriter, Progress, TensorInfo, no_progress
 
 BeforeLast = Callable[[GraphWriter, str, int], None]
@@ -33,23 +34,8 @@ def write_clip(
     graph.inputs.append(TensorInfo(PIXELS, "uint8", ("T", c.image_size, c.image_size, 3)))
     graph.outputs.append(TensorInfo(FEATURES, "float32", ("T", c.tokens, c.feature_size)))
 
-    def weight(name: str, *parts: np.ndarray) -> str:
-        array = np.concatenate([np.asarray(p, np.float32) for p in parts], axis=-1)
-        graph.weight(name, array.shape, "float32", [array])
-        return name
-
-    def dense(x: str, out: str, *names: str) -> str:
-        weight(f"{out}.weight", *(np.asarray(read(f"{n}.weight")).T for n in names))
-        weight(f"{out}.bias", *(read(f"{n}.bias") for n in names))
-        graph.node("MatMul", [x, f"{out}.weight"], [f"{out}.product"])
-        graph.node("Add", [f"{out}.product", f"{out}.bias"], [out])
-        return out
-
-    def norm(x: str, name: str, out: str) -> str:
-        for kind in ("weight", "bias"):
-            weight(f"{name}.{kind}", read(f"{name}.{kind}"))
-        graph.node("LayerNormalization", [x, f"{name}.weight", f"{name}.bias"], [out], axis=-1, epsilon=c.epsilon)
-        return out
+    layers = DenseLayers(graph, read, c.epsilon)
+    weight, dense, norm = layers.weight, layers.dense, layers.norm
 
     add_normalised(graph, "image", mean=mean, std=std)
     weight("patch_embedding", read("embeddings.patch_embedding.weight"))

@@ -9,6 +9,7 @@ import numpy as np
 from ...models.bert import BertConfig
 from ...runtime.network_tensors import ATTENTION_MASK, SENTENCE_EMBEDDING, TOKEN_STATES
 from ...runtime.tensors import INPUT_IDS
+from .dense import DenseLayers
 from .writer import GraphWriter, TensorInfo
 
 TYPE_IDS = "token_type_ids"
@@ -26,24 +27,8 @@ def write_encoder(graph: GraphWriter, c: BertConfig, read: Callable[[str], np.nd
     if c.pooled:
         graph.outputs.append(TensorInfo(SENTENCE_EMBEDDING, "float32", ("B", d)))
 
-    def weight(name: str, *parts: np.ndarray) -> str:
-        array = np.concatenate([np.asarray(p, np.float32) for p in parts], axis=-1)
-        graph.weight(name, array.shape, "float32", [array])
-        return name
-
-    def dense(x: str, out: str, *names: str) -> str:
-        """out = x W + b, of the tensors ``names`` side by side."""
-        weight(f"{out}.weight", *(np.asarray(read(f"{n}.weight")).T for n in names))
-        weight(f"{out}.bias", *(read(f"{n}.bias") for n in names))
-        graph.node("MatMul", [x, f"{out}.weight"], [f"{out}.product"])
-        graph.node("Add", [f"{out}.product", f"{out}.bias"], [out])
-        return out
-
-    def norm(x: str, name: str, out: str) -> str:
-        for kind in ("weight", "bias"):
-            weight(f"{name}.{kind}", read(f"{name}.{kind}"))
-        graph.node("LayerNormalization", [x, f"{name}.weight", f"{name}.bias"], [out], axis=-1, epsilon=c.epsilon)
-        return out
+    layers = DenseLayers(graph, read, c.epsilon)
+    weight, dense, norm = layers.weight, layers.dense, layers.norm
 
     for name, values in (("axis.last", [-1]), ("axis.heads", [1, 2]), ("axis.rows", [1]), ("zero", [0])):
         graph.constant(name, np.array(values, np.int64))
