@@ -144,7 +144,9 @@ def _record_images_again(source: Bundle, folder: Path, options: Options, progres
 
     if options.weights == "nvfp4":
         raise RequestError(
-            found_wanted("weights", "nvfp4 for a vision-language bundle", "fp8, int8 or int4", "choose another --weights")
+            found_wanted(
+                "weights", "nvfp4 for a vision-language bundle", "fp8, int8 or int4", "choose another --weights"
+            )
         )
     path = folder / source.manifest["vectors"]
     content = json.loads(path.read_text(encoding="utf-8"))
