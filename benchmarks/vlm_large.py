@@ -77,22 +77,17 @@ class Chooser:
         feats = self.bench.rows[n : n + 1]
         return reference(flat, feats, group, given, k=self.count, mode="topk")[0][0]
 
-    def commander(self, n: int) -> torch.Tensor:
-        scores = self.bench.cls[n]
+    def commander(self, n: int, scores: torch.Tensor) -> torch.Tensor:
+        """GlobalCom2: the thumbnail's quotas, and its scores beside the crops' own."""
         return self._take(guided(scores), n, [self.thumb, *quotas(scores[0], self.share)])
 
-    def commander_chances(self, n: int) -> torch.Tensor:
-        """The same from attention after the softmax, times 144 so that the mean is about 1."""
-        scores = self.bench.chance[n] * GRID * GRID
-        return self._take(guided(scores), n, [self.thumb, *quotas(scores[0], self.share)])
+    def uniform(self, n: int, scores: torch.Tensor) -> torch.Tensor:
+        """The same number of tokens of each crop, by its own scores."""
+        return self._take(scores, n, [self.thumb, *[self.crops // 4 + (c < self.crops % 4) for c in range(4)]])
 
-    def uniform(self, n: int) -> torch.Tensor:
-        return self._take(
-            self.bench.cls[n], n, [self.thumb, *[self.crops // 4 + (c < self.crops % 4) for c in range(4)]]
-        )
-
-    def everywhere(self, n: int) -> torch.Tensor:
-        return self._take(self.bench.cls[n], n, None)
+    def everywhere(self, n: int, scores: torch.Tensor) -> torch.Tensor:
+        """The highest scores wherever they are."""
+        return self._take(scores, n, None)
 
     def random(self, n: int) -> torch.Tensor:
         return self._take(torch.from_numpy(np.random.default_rng([3, n]).random((VIEWS, GRID * GRID))).float(), n, None)
@@ -105,6 +100,10 @@ def joined(scores: list[Score]) -> Score:
     return Score(*(np.concatenate(p) for p in ([s.good for s in scores], [s.kinds for s in scores], owners)))
 
 
+def _rows(name: str, found: dict[int, Score]) -> dict[str, Any]:
+    return {f"{name}, uneven": joined([found[1], found[2]]).row(), f"{name}, even": found[4].row()}
+
+
 def globalcom2(benches: dict[int, Bench]) -> dict[str, Any]:
     """``benches``: number of quadrants that hold the detail -> pictures; 1 and 2 are uneven, 4 even."""
     made: dict[str, Any] = {"all tokens": joined([b.right() for b in benches.values()]).row()}
@@ -112,22 +111,30 @@ def globalcom2(benches: dict[int, Bench]) -> dict[str, Any]:
     for share in (0.25, 0.1):
         choosers = {q: Chooser(b, share) for q, b in benches.items()}
         count = choosers[1].count - CANVAS
-        found: dict[str, dict[int, Score]] = {}
-        for way in ("commander", "commander_chances", "uniform", "everywhere", "random"):
-            found[way] = {q: b.right(getattr(choosers[q], way), compact=True) for q, b in benches.items()}
-            every = found[way]
-            made[f"{way}, {count} of 720, uneven"] = joined([every[1], every[2]]).row()
-            made[f"{way}, {count} of 720, even"] = every[4].row()
-        for way in ("commander", "commander_chances"):
+        # Like with like: all ways by the authors' scores (logits), and all by attention after the softmax, with a mean of about 1.
+        kinds = {
+            "logits": {q: b.cls for q, b in benches.items()},
+            "chances": {q: b.chance * 144 for q, b in benches.items()},
+        }
+        at_random = {q: b.right(choosers[q].random, compact=True) for q, b in benches.items()}
+        made |= _rows(f"random, {count} of 720", at_random)
+        for kind, scores in kinds.items():
+            found = {"random": at_random}
+            for way in ("commander", "uniform", "everywhere"):
+                found[way] = {
+                    q: b.right(lambda n, c=choosers[q], s=scores[q], w=way: getattr(c, w)(n, s[n]), compact=True)
+                    for q, b in benches.items()
+                }
+                made |= _rows(f"{way} by {kind}, {count} of 720", found[way])
+            mine = joined([found["commander"][1], found["commander"][2]])
             for other in ("uniform", "everywhere", "random"):
-                gap, error = joined([found[way][1], found[way][2]]).minus(joined([found[other][1], found[other][2]]))
-                fine, fine_error = joined([found[way][1], found[way][2]]).minus(
-                    joined([found[other][1], found[other][2]]), FINE
-                )
+                theirs = joined([found[other][1], found[other][2]])
+                gap, error = mine.minus(theirs)
+                fine, fine_error = mine.minus(theirs, FINE)
                 text = f"{100 * gap:+.1f} +- {100 * error:.1f} points, fine {100 * fine:+.1f} +- {100 * fine_error:.1f}"
-                claims[f"{way} beats {other} on uneven pictures at {count}"] = (gap > 0, text)
-            gap, error = found[way][4].minus(found["uniform"][4])
-            claims[f"{way} is as good as uniform on even pictures at {count}"] = (
+                claims[f"{kind}: commander beats {other} on uneven pictures at {count}"] = (gap > 0, text)
+            gap, error = found["commander"][4].minus(found["uniform"][4])
+            claims[f"{kind}: commander is as good as uniform on even pictures at {count}"] = (
                 gap > -0.02,
                 f"{100 * gap:+.1f} +- {100 * error:.1f} points",
             )
