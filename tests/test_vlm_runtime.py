@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import vlm_models
+from click.testing import CliRunner
 from PIL import Image
 
 import farthing
+from farthing.cli.chat import chat_command
+from farthing.cli.run import run_command
 from farthing.errors import RequestError
 from farthing.export import export
 from farthing.runtime.api import Runtime
@@ -214,3 +218,22 @@ def test_a_text_bundle_has_no_eyes(tmp_path: Path) -> None:
     path = export("decoder", tiny.write_hf(tmp_path / "model"), tmp_path / "bundle", check=False).path
     with farthing.load(path) as model, pytest.raises(RequestError, match="reads text only"):
         model.generate("hello", images=[sample_image(1, 30, 30)])
+
+
+def test_run_and_chat_show_pictures(bundle: tuple[str, Path, Path], tmp_path: Path) -> None:
+    _, _, path = bundle
+    picture = sample_image(1, 30, 30)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    how = ["--greedy", "--max-new-tokens", "4"]
+    shown = CliRunner().invoke(
+        run_command, [str(path), "--image", str(tmp_path / "a.png"), "--prompt", "the hat", "--json", *how]
+    )
+    assert shown.exit_code == 0, shown.output
+    with farthing.load(path) as model:
+        wanted = model.generate("the hat", images=[picture], greedy=True, max_new_tokens=4)
+    assert json.loads(shown.stdout)["ids"] == wanted.ids
+    lines = f"/image {tmp_path / 'none.png'}\n/image {tmp_path / 'a.png'}\nthe hat\nand\n/quit\n"
+    talk = CliRunner().invoke(chat_command, [str(path), *how], input=lines)
+    assert talk.exit_code == 0, talk.output
+    assert "none.png is missing" in talk.stderr
+    assert wanted.text in talk.stdout

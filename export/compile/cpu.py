@@ -73,7 +73,8 @@ def compile_cpu(bundle: Bundle, root: Path) -> CompileResult:
 def _write(bundle: Bundle, folder: Path, library: Path | None, key: dict[str, Any]) -> dict[str, Any]:
     graphs: dict[str, Any] = {}
     source = optimised = 0.0
-    for name in bundle.manifest["graphs"]:
+    # Of a bundle with images only the decoder is opened by every program; graphs of levels would each get a copy of its weights.
+    for name in [bundle.step_graph] if "vision" in bundle.manifest else bundle.manifest["graphs"]:
         begin = time.perf_counter()
         path = folder / f"{name}.onnx"
         _optimise(bundle.graph(name), path, library)
