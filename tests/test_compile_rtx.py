@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from mtp_models import random_adapter
 from networks import write_vision
 from onnx import TensorProto, helper
-from rtx import needs_rtx, rtx
+from rtx import needs_rtx, rtx, write_plan
 from test_decoder_reference import smollm2
 from test_judge import a_judge
 from test_llamagen import bundle as drawing
@@ -197,7 +196,11 @@ def test_an_input_that_the_parser_drops_is_an_error(tmp_path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
     onnx.save(model, tmp_path / "g.onnx")
     with pytest.raises(BundleError, match=r"(?i)unused input.*expected every input to be used"):
-        build_in_subprocess(os.environ["FARTHING_RTX_PYTHON"] or sys.executable, _plan(tmp_path, "g"), tmp_path / "out")
+        build_in_subprocess(
+            os.environ["FARTHING_RTX_PYTHON"] or sys.executable,
+            write_plan(tmp_path, "g", [], in_place=True),
+            tmp_path / "out",
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -209,29 +212,11 @@ def test_a_refused_graph_names_its_node(tmp_path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "g.onnx")
     with pytest.raises(BundleError, match=r"graph g is refused by the (parser|builder) \(.*expected"):
-        build_in_subprocess(os.environ["FARTHING_RTX_PYTHON"] or sys.executable, _plan(tmp_path, "g"), tmp_path / "out")
-
-
-def _plan(folder: Path, graph: str) -> Path:
-    from farthing.export.compile import build_engine
-
-    plan = {
-        "format": "farthing-plan",
-        "format_version": build_engine.FORMAT_VERSION,
-        "target": "tensorrt-rtx",
-        "module": "tensorrt_rtx",
-        "trt": None,
-        "needs_device": False,
-        "compute_capabilities": [89],
-        "plugins": None,
-        "capacity": 1,
-        "key": {},
-        "files": {},
-        "graphs": [{"name": graph, "file": f"{graph}.onnx", "profiles": [], "in_place": True}],
-    }
-    (folder / "plan.json").write_text(json.dumps(plan))
-    shutil.copyfile(build_engine.__file__, folder / "build_engine.py")
-    return folder
+        build_in_subprocess(
+            os.environ["FARTHING_RTX_PYTHON"] or sys.executable,
+            write_plan(tmp_path, "g", [], in_place=True),
+            tmp_path / "out",
+        )
 
 
 @pytest.mark.slow

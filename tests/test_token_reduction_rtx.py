@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from reduction_graphs import class_scores, globalcom, idpruner, matryoshka, projector, sensitivity, zoo
-from rtx import needs_rtx, python
+from rtx import needs_rtx, python, write_plan
 from test_globalcom import layer
 
-from farthing.export.compile import build_engine
 from farthing.export.compile.process import build_in_subprocess
 from farthing.export.lower import lower
 from farthing.runtime.anyres import anyres
@@ -37,22 +35,7 @@ def engine(graph: Path, trt: str, folder: Path) -> bytes:
         dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         if any(isinstance(d, str) for d in dims):
             shapes[value.name] = [[sizes[d][i] if isinstance(d, str) else d for d in dims] for i in range(3)]
-    plan = {
-        "format": "farthing-plan",
-        "format_version": build_engine.FORMAT_VERSION,
-        "target": "tensorrt-rtx",
-        "module": "tensorrt_rtx",
-        "trt": None,
-        "needs_device": False,
-        "compute_capabilities": [89],
-        "plugins": None,
-        "capacity": 1,
-        "key": {},
-        "files": {},
-        "graphs": [{"name": "g", "file": "g.onnx", "profiles": [{"name": "run", "shapes": shapes}], "in_place": False}],
-    }
-    (folder / "plan.json").write_text(json.dumps(plan))
-    shutil.copyfile(build_engine.__file__, folder / "build_engine.py")
+    write_plan(folder, "g", [{"name": "run", "shapes": shapes}], in_place=False)
     build_in_subprocess(python() or "", folder, folder / "out")
     return (folder / "out" / "g.engine").read_bytes()
 
