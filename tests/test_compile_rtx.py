@@ -22,6 +22,7 @@ from test_judge import a_judge
 from test_llamagen import bundle as drawing
 from test_static_quantize import encoder, pictures, text
 from vlm_models import write_llava
+from vlora_models import write_vlora
 
 from farthing.calibration.quantize import Options, quantize
 from farthing.calibration.static import StaticOptions, quantize_network
@@ -150,6 +151,7 @@ INSIDE = {"ratios": (0.5,), "importance": "norm", "prune_layer": 1}
         ("zoo-prune", "llava", {"ratios": (0.5,), "estimator": "zo"}, None),
         ("globalcom2", "llava_next", {"ratios": (0.9,)}, None),
         ("matryoshka", "llava_next", {"scales": (1,)}, None),
+        ("ima-skip", "llava", {"plan": "0:ffn,1:block"}, None),
     ),
 )
 @pytest.mark.filterwarnings("ignore:.*matryoshka_vis_token_scale")
@@ -158,6 +160,13 @@ def test_every_graph_of_images_builds(tmp_path, method, family, options, trt):
     bundle = export(method, write_llava(tmp_path / "model", family), tmp_path / "bundle", check=False, **options).path
     made = compile_bundle(bundle, "tensorrt-rtx", sm=[89], trt=trt, context=128, chunk=32)
     assert {"vision", "project", "visual_step", "decoder"} < set(made.graphs)
+
+
+def test_images_that_become_weights_build(tmp_path):
+    """Tower, generator, and the decoder that takes what it makes."""
+    bundle = export("vlora", write_vlora(tmp_path / "model"), tmp_path / "bundle", check=False).path
+    made = compile_bundle(bundle, "tensorrt-rtx", sm=[89], context=64, chunk=32)
+    assert set(made.graphs) == {"vision", "perceive", "decoder"}
 
 
 def test_tree_profiles_build(bundle, tmp_path):
