@@ -1,7 +1,10 @@
 // Asks about a picture, twice: the second question runs only what is new, since the picture is in the cache already.
 //
 //   ask BUNDLE PICTURE.ppm QUESTION [LEVEL]
+//   ask build/vlm scene.ppm $'USER: <image>\nhow many shapes? ASSISTANT:' r50
 //
+// Chat templates are applied by the Python interface; here a prompt is written as the model was taught it, <image> where the picture stands
+// (in front, if the question has none).
 // The bundle is one of a vision-language model (farthing export vlm | idpruner | ...). PPM because it needs no library:
 // `convert photo.jpg photo.ppm`, or any decoder of your own; what the runtime takes is uint8 RGB.
 #include <cstdint>
@@ -47,12 +50,13 @@ int main(int argc, char** argv) {
     farthing::Sampling how;
     how.max_new_tokens = 32;
     how.reuse_prefix = true;
+    std::string prompt = argv[3];
+    if (prompt.find("<image>") == std::string::npos) prompt = "<image>\n" + prompt;
     for (int turn = 0; turn < 2; ++turn) {
-      const farthing_result result =
-          runtime.generate(std::string("<image>\n") + argv[3], pictures, how, [](std::string_view text) {
-            std::cout << text << std::flush;
-            return true;
-          });
+      const farthing_result result = runtime.generate(prompt, pictures, how, [](std::string_view text) {
+        std::cout << text << std::flush;
+        return true;
+      });
       std::cout << '\n';
       std::cerr << result.visual_rows_after << " of " << result.visual_rows_before << " visual tokens, "
                 << result.prompt_tokens << " tokens of prompt in " << result.prefill_seconds << " s\n";
