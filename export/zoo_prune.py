@@ -18,7 +18,7 @@ def export_zoo_prune(
     *,
     ratios: Sequence[float] | None = None,
     estimator: str = "exact",
-    positions: str = "compact",
+    positions: str | None = None,
     seed: int = 0,
     rank: int = 0,
     dtype: str = "float32",
@@ -28,7 +28,8 @@ def export_zoo_prune(
 ) -> ExportResult:
     """Export the Hugging Face folder ``checkpoint`` to the bundle ``out``; ``ratios`` of its visual tokens are dropped, one level each.
 
-    ``estimator``: ``exact``, or ``zo`` over 64 directions frozen by ``seed``, with the second layer cut to ``rank`` (0 = whole). ``positions``: ``keep`` or ``compact``.
+    ``estimator``: ``exact``, or ``zo`` over 64 directions frozen by ``seed``, with the second layer cut to ``rank`` (0 = whole). ``positions``: ``keep`` or ``compact``; None = compact,
+    with M-RoPE keep.
 
     The rest as in `farthing.export.visual.export_visual`. Raises CheckpointError, RequestError, VerificationError, BundleError.
     """

@@ -230,11 +230,13 @@ def test_methods_that_prune(exported: tuple[Path, Bundle], tmp_path: Path, metho
 
 
 def test_compact_positions_are_refused(exported: tuple[Path, Bundle], tmp_path: Path) -> None:
-    reduction = KeepThese([0, 1, 2])
-    reduction.positions = "compact"
-    with pytest.raises(RequestError, match="compact"):
-        export_visual(exported[0], tmp_path / "bundle", reduction)
-    assert not (tmp_path / "bundle").exists()
+    """Also of a method that would have them by default; asked for nothing it keeps positions."""
+    for method in ("zoo-prune", "idpruner"):
+        with pytest.raises(RequestError, match="compact"):
+            export(method, exported[0], tmp_path / "bundle", positions="compact")
+        assert not (tmp_path / "bundle").exists()
+    made = export("zoo-prune", exported[0], tmp_path / "bundle", ratios=(0.5,), check=False)
+    assert open_bundle(made.path).manifest["vision"]["positions"] == "keep"
 
 
 def close(found: np.ndarray, wanted: np.ndarray) -> None:

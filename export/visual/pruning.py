@@ -52,14 +52,8 @@ class Pruning(Reduction):
         return level_id(self.ratios[0])
 
     def check(self, model: VlmFolder) -> None:
-        """Positions and the layer against the model. Raises RequestError."""
+        """The layer against the model, and positions against the layer. Raises RequestError."""
         self._first = None
-        if self.positions == "compact" and model.config.mrope_section:
-            raise RequestError(
-                found_wanted(
-                    "positions", "compact with rows that have a time, a row and a column", "keep", "leave it out"
-                )
-            )
         if self.prune_layer is None:
             return
         if not 1 <= self.prune_layer < model.config.layers:
@@ -222,11 +216,12 @@ class ZooPrune(Pruning):
         *,
         ratios: Sequence[float] | None = None,
         estimator: str = "exact",
-        positions: str = "compact",
+        positions: str | None = None,
         seed: int = 0,
         rank: int = 0,
     ) -> None:
-        super().__init__(ratios, positions)
+        super().__init__(ratios, "compact" if positions is None else positions)
+        self._positions_asked = positions is not None
         if estimator not in ESTIMATORS:
             raise RequestError(found_wanted("estimator", repr(estimator), " or ".join(ESTIMATORS), "choose one"))
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0 or (rank and estimator != "zo"):
@@ -235,8 +230,8 @@ class ZooPrune(Pruning):
         self.estimator, self.seed, self.rank = estimator, seed, rank
 
     def check(self, model: VlmFolder) -> None:
-        """M-RoPE keeps positions whatever the authors do. Raises RequestError."""
-        if model.config.mrope_section and self.positions == "compact":
+        """The authors' policy is compact; M-RoPE knows keep only, which then is the default. Raises RequestError."""
+        if model.config.mrope_section and not self._positions_asked:
             self.positions = "keep"
         super().check(model)
 

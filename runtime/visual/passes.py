@@ -68,14 +68,10 @@ class VisualPasses:
         """Put ``rows`` behind ``past`` slots; (rows in the late layers, position of the row behind)."""
         session = self._encoder.session(rows.route.step)
         positions, following = rows.positions(past + spans.shift, self.spec.compact)
-        if self.spec.mrope and positions.ndim == 2 and positions.shape[0] != 3:
-            positions = np.repeat(positions[None], 3, axis=0)
-        elif self.spec.mrope:
-            positions = positions.reshape(3, 1, -1)
         binding, inputs = session.io_binding(), {i.name for i in session.get_inputs()}
         feeds: dict[str, np.ndarray] = {
             names.VISUAL_EMBEDS: np.ascontiguousarray(rows.embeds),
-            names.POSITIONS: np.ascontiguousarray(positions, np.int64),
+            names.POSITIONS: np.ascontiguousarray(self.spec.spread(positions), np.int64),
             names.PAST_LEN: np.array([past], np.int64),
         }
         if names.LATE_LEN in inputs:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...errors import BundleError, RequestError, found_wanted
 from ..bundle import Bundle
 from ..keep import choose_bucket
@@ -42,6 +44,10 @@ class VisionSpec:
     def mrope(self) -> bool:
         """Whether positions are (time, row, column)."""
         return "mrope_section" in self.entry
+
+    def spread(self, positions: np.ndarray) -> np.ndarray:
+        """``positions`` as the graphs take them: [1,S] as they are, with M-RoPE three times; [3,1,S] of an image's own grid as they are."""
+        return np.repeat(positions[None], 3, axis=0) if self.mrope and positions.ndim == 2 else positions
 
     @property
     def prune_layer(self) -> int | None:

@@ -90,7 +90,7 @@ class PromptStepper:
         positions = self.counts.position + np.arange(rows, dtype=np.int64)
         feeds = {
             names.INPUT_IDS: np.array([ids], np.int64),
-            names.POSITIONS: self._spread(positions[None]),
+            names.POSITIONS: self.spec.spread(positions[None]),
             names.LOGIT_ROWS: np.array([[rows - 1]], np.int64),
             **self._deltas,
         }
@@ -103,7 +103,7 @@ class PromptStepper:
         """A visual pass."""
         session = self.encoder.session(rows.route.step)
         positions, following = rows.positions(self.counts.position, self.spec.compact)
-        feeds = {names.VISUAL_EMBEDS: rows.embeds, names.POSITIONS: self._spread(positions)}
+        feeds = {names.VISUAL_EMBEDS: rows.embeds, names.POSITIONS: self.spec.spread(positions)}
         inside = [names.KEPT] if names.KEPT in {o.name for o in session.get_outputs()} else []
         made = self._run(session, feeds, inside)
         kept = made[0][0] if inside else rows.kept
@@ -111,12 +111,6 @@ class PromptStepper:
         self.counts.slot += rows.embeds.shape[1]
         self.counts.late += len(kept)
         self.counts.position = following
-
-    def _spread(self, positions: np.ndarray) -> np.ndarray:
-        """Positions [1,S], or [3,1,S] where the model turns by time, row and column."""
-        if not self.spec.mrope or positions.shape[0] == 3:
-            return positions if positions.ndim == 2 and not self.spec.mrope else positions.reshape(3, 1, -1)
-        return np.repeat(positions[None], 3, axis=0)
 
     def _run(self, session: Any, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
         feeds[names.PAST_LEN] = np.array([self.counts.slot], np.int64)
