@@ -327,3 +327,16 @@ def test_the_cache_is_one_buffer_only_where_the_engine_allows_it(bundle, tmp_pat
     assert json.loads((folder / "plan.json").read_text())["graphs"][0]["in_place"] is in_place
     makers = {o: n.op_type for n in onnx.load(str(folder / "decoder.onnx")).graph.node for o in n.output}
     assert makers["present_k.0"] == ("TensorScatter" if in_place else "ScatterND")
+
+
+def test_commands_of_graphs_with_fixed_sizes_have_no_empty_options():
+    from farthing.export.compile.plan import trtexec
+
+    shapes = {"x": [[1, 1], [1, 4], [1, 8]]}
+    graphs = [
+        {"name": "fixed", "file": "fixed.onnx", "profiles": [{"name": "decode", "shapes": {}}]},
+        {"name": "free", "file": "free.onnx", "profiles": [{"name": "decode", "shapes": shapes}]},
+    ]
+    fixed, free = trtexec({"plugins": None, "graphs": graphs})
+    assert fixed == "trtexec --onnx=fixed.onnx --saveEngine=fixed.engine --stronglyTyped"
+    assert free.endswith("--profile=0 --minShapes=x:1x1 --optShapes=x:1x4 --maxShapes=x:1x8")

@@ -114,7 +114,8 @@ def trtexec(plan: Mapping[str, Any]) -> list[str]:
         parts = ["trtexec", f"--onnx={graph['file']}", f"--saveEngine={graph['name']}.engine", "--stronglyTyped"]
         if plan["plugins"]:
             parts.append(f"--staticPlugins={plan['plugins']['library']}")
-        for i, profile in enumerate(graph["profiles"]):
+        # A graph of fixed sizes has one profile with nothing in it, and the tool refuses an option without a value.
+        for i, profile in enumerate(p for p in graph["profiles"] if p["shapes"]):
             parts.append(f"--profile={i}")
             for position, option in enumerate(("minShapes", "optShapes", "maxShapes")):
                 shapes = ",".join(f"{n}:{'x'.join(map(str, s[position]))}" for n, s in profile["shapes"].items())
