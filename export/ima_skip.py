@@ -13,10 +13,8 @@ from .decoder import DTYPES
 from .graph import Progress, no_progress
 from .recipe_types import ExportResult, Recipe
 from .visual import export_visual
+from .visual.guard import MOST_KL, divergence
 from .visual.skipping import ImaSkip, Plan, read_plan
-
-MOST_KL = 0.05
-"""As `farthing.calibration.ima.MOST_KL`, which needs torch."""
 
 
 def export_ima_skip(
@@ -58,9 +56,8 @@ def export_ima_skip(
 def _measure(
     model: VlmFolder, plan: Plan, images: str | Path, questions: str | Path | None, samples: int, most: float
 ) -> dict[str, Any]:
-    from ..calibration.ima.guard import divergence
-    from ..calibration.ima.samples import read_samples
     from ..models.decoder import Decoder
+    from .visual.samples import read_samples
 
     decoder = Decoder(model, lazy=True)
     (guard,) = divergence(model, decoder, read_samples(model, images, questions, samples), [plan])

@@ -14,15 +14,16 @@ import vlm_models
 from PIL import Image
 
 import farthing
-from farthing.calibration.ima import divergence, ima_report
+from farthing.calibration.ima import ima_report
 from farthing.calibration.ima.measure import compare
 from farthing.calibration.ima.report import rank
-from farthing.calibration.ima.samples import read_samples
 from farthing.calibration.ima.show import plot, table
 from farthing.calibration.ima.subnets import by_chance, kept
 from farthing.errors import RequestError
 from farthing.export import export
 from farthing.export.checkpoint import open_vlm
+from farthing.export.visual.guard import divergence
+from farthing.export.visual.samples import read_samples
 from farthing.export.visual.skipping import plan_text, read_plan
 from farthing.models.decoder import Decoder
 from farthing.models.vlm_reference import decoder_logits
@@ -176,7 +177,7 @@ def test_the_guard(folder: Path, asked: tuple[Path, Path], tmp_path: Path) -> No
 
 
 def test_divergence_is_what_it_says(folder: Path, asked: tuple[Path, Path]) -> None:
-    from farthing.calibration.ima.samples import prompts
+    from farthing.export.visual.samples import prompts
 
     model = open_vlm(folder)
     decoder = Decoder(model)

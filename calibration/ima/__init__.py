@@ -5,7 +5,6 @@ Runs the PyTorch reference of a checkpoint, one layer in memory at a time.
 
 from __future__ import annotations
 
-from .guard import MOST_KL, Guard, divergence
 from .report import ImaReport, ima_report
 
-__all__ = ["MOST_KL", "Guard", "ImaReport", "divergence", "ima_report"]
+__all__ = ["ImaReport", "ima_report"]

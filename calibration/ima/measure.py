@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...export.checkpoint.vlm_folder import VlmFolder
-from .samples import Sample, prompts
+from ...export.visual.samples import Sample, prompts
 from .subnets import InputNorms, overlap
 
 if TYPE_CHECKING:

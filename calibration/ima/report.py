@@ -12,9 +12,9 @@ from ...export.checkpoint import open_vlm
 from ...export.checkpoint.vlm_folder import VlmFolder
 from ...export.graph import Progress, no_progress
 from ...export.graph.visual_step import SKIPS
-from .guard import MOST_KL, Guard, divergence
+from ...export.visual.guard import MOST_KL, Guard, divergence
+from ...export.visual.samples import read_samples
 from .measure import ALIKE, LayerScore, measure
-from .samples import read_samples
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ Needs numpy, onnxruntime and Pillow; neither torch nor onnx, so that it runs whe
 
 from __future__ import annotations
 
+from ...runtime.visual.questions import Data, Item, read_data
 from .choice import Choice, apply_choice, choose
-from .data import Data, Item, read_data
 from .levels import LevelResult, Sweep, sweep
 
 __all__ = ["Choice", "Data", "Item", "LevelResult", "Sweep", "apply_choice", "choose", "read_data", "sweep"]

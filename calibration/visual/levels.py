@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import RequestError, found_wanted
 from ...runtime.visual.images import as_rgb
-from .data import Data
+from ...runtime.visual.questions import Data
 from .intervals import Interval, mean_over_items, paired_loss, quartiles, wilson
 from .trial import FULL, Subject, Trial
 

@@ -14,10 +14,10 @@ from ...runtime.anyres import anyres
 from ...runtime.tensors import VISION
 from ...runtime.visual.encoder import Rows, VisualEncoder, opener
 from ...runtime.visual.images import as_rgb
+from ...runtime.visual.questions import Item
 from ...runtime.visual.spec import VisionSpec, vision_spec
 from .answers import is_right
 from .cost import Load, cache_bytes, prefill_flops, skipped_layers
-from .data import Item
 
 if TYPE_CHECKING:
     from ...runtime.api import Runtime

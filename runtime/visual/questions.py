@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError, found_wanted
-from ...runtime.bundle.read import sha256_of
+from ..bundle.read import sha256_of
 
 LONGEST_LINE = 1 << 20
 """Bytes. A question is a few hundred; a line beyond this is some other file."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RequestError, found_wanted
-from ...export.checkpoint.vlm_folder import VlmFolder
+from ..checkpoint.vlm_folder import VlmFolder
 from .samples import Sample, prompts
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import CheckpointError, RequestError, found_wanted
-from ...export.checkpoint.vlm_folder import VlmFolder
-from ...export.visual.preprocess import preprocess_entry
 from ...models.clip import ClipConfig
 from ...runtime.chat_template import ChatTemplate
 from ...runtime.visual.encoder import Rows
 from ...runtime.visual.images import as_rgb
 from ...runtime.visual.prepare import prepare
 from ...runtime.visual.prompt import user_message
+from ...runtime.visual.questions import Item, read_data
 from ...runtime.visual.spec import Route
-from ..visual.data import Item, read_data
+from ..checkpoint.vlm_folder import VlmFolder
+from .preprocess import preprocess_entry
 
 if TYPE_CHECKING:
     from ...models.decoder import Decoder
