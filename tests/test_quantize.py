@@ -102,7 +102,8 @@ def test_rounding_keeps_its_promise_in_every_block(
         else:  # a step for each value: half of it to the nearest code, half for the zero point, which is rounded itself
             step = (np.maximum(part.max(1), 0) - np.minimum(part.min(1), 0)) / high
             allowed = part.shape[1] * step**2
-        assert (error <= allowed * 1.001 + 1e-9 * np.square(part).sum(1)).all()
+        # Candidates are compared by float32 sums near <w,w>, each rounded by 2^-24 of it: two that lie closer are equally good to the search.
+        assert (error <= allowed * 1.001 + 2**-23 * np.square(part).sum(1)).all()
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
