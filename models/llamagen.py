@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-EPSILON = 1e-5
-ROPE_BASE = 10000.0
+from .image_blocks import EPSILON, ROPE_BASE, Block, ClassEmbedding, Norm, grid_rope, rotate_pairs
+
+__all__ = ["EPSILON", "ROPE_BASE", "LlamaGen", "LlamaGenConfig", "rope_table", "rotate_pairs"]
 
 
 @dataclass(frozen=True)
@@ -48,85 +48,14 @@ class LlamaGenConfig:
         """Rows of the joint table: codes, classes and the unconditional row."""
         return self.codes + self.classes + 1
 
+    def block(self) -> Block:
+        """A layer of these sizes."""
+        return Block(self.hidden_size, self.intermediate_size, self.heads)
+
 
 def rope_table(config: LlamaGenConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin float32 [1+grid^2, dh/2]: angles of a code are its row times f, then its column times f.
-
-    The condition's row is (0, 0), not (1, 0): the released models were trained so. It makes the query and key of that position
-    zero, so that every code scores it 0 and still reads its value. Writing the identity here breaks every checkpoint.
-    """
-    quarter = config.head_dim // 4
-    inv_freq = ROPE_BASE ** (-torch.arange(quarter).float() / quarter)
-    along = torch.arange(config.grid).float()[:, None] * inv_freq
-    rows = along[:, None].expand(-1, config.grid, -1)
-    columns = along[None].expand(config.grid, -1, -1)
-    angles = torch.cat([rows, columns], dim=-1).reshape(config.tokens, 2 * quarter)
-    zero = torch.zeros(1, 2 * quarter)
-    return torch.cat([zero, angles.cos()]), torch.cat([zero, angles.sin()])
-
-
-def rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the interleaved pairs (0,1), (2,3), ... of x [B,S,H,dh] by cos, sin [S,dh/2]."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
-
-
-class _Norm(nn.Module):
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON) * self.weight
-
-
-class _Attention(nn.Module):
-    def __init__(self, config: LlamaGenConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
-        self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        c = self.config
-        q, k, v = self.wqkv(x).view(*x.shape[:2], 3, c.heads, c.head_dim).unbind(2)
-        q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        out: torch.Tensor = self.wo(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, config: LlamaGenConfig) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.w3 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.w2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.w2(functional.silu(self.w1(x)) * self.w3(x))
-        return out
-
-
-class _Block(nn.Module):
-    def __init__(self, config: LlamaGenConfig) -> None:
-        super().__init__()
-        self.attention = _Attention(config)
-        self.feed_forward = _FeedForward(config)
-        self.attention_norm = _Norm(config.hidden_size)
-        self.ffn_norm = _Norm(config.hidden_size)
-
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
-        return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
-
-
-class _ClassEmbedding(nn.Module):
-    def __init__(self, config: LlamaGenConfig) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(config.classes + 1, config.hidden_size)
+    """cos, sin float32 [1+grid^2, dh/2], the condition's row zero: see `grid_rope`."""
+    return grid_rope(config.grid, config.head_dim)
 
 
 class LlamaGen(nn.Module):
@@ -135,19 +64,27 @@ class LlamaGen(nn.Module):
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
         self.config = config
-        self.cls_embedding = _ClassEmbedding(config)
+        self.cls_embedding = ClassEmbedding(config.classes, config.hidden_size)
         self.tok_embeddings = nn.Embedding(config.codes, config.hidden_size)
-        self.layers = nn.ModuleList(_Block(config) for _ in range(config.layers))
-        self.norm = _Norm(config.hidden_size)
+        self.layers = nn.ModuleList(config.block() for _ in range(config.layers))
+        self.norm = Norm(config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.codes, bias=False)
         self.rope = rope_table(config)  # an attribute, not a buffer: no checkpoint carries it
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [B,S,V] of joint ids int64 [B,S], the first of each row a condition. Row i predicts code i."""
+    def features(self, ids: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 [B,S,D] after the last norm, which drafters read; arguments as `forward`."""
         table = torch.cat([self.tok_embeddings.weight, self.cls_embedding.embedding_table.weight])
         x = table[ids]
         cos, sin = (t[: ids.shape[1]] for t in self.rope)
         for layer in self.layers:
-            x = layer(x, cos, sin)
-        logits: torch.Tensor = self.output(self.norm(x))
+            x = layer(x, (cos, sin), visible)
+        out: torch.Tensor = self.norm(x)
+        return out
+
+    def forward(self, ids: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits float32 [B,S,V] of joint ids int64 [B,S], the first of each row a condition. Row i predicts code i.
+
+        ``visible`` bool [S,S] or [B,1,S,S]: True where row i sees row j; None = causal.
+        """
+        logits: torch.Tensor = self.output(self.features(ids, visible))
         return logits

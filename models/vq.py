@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-GROUPS, EPSILON = 32, 1e-6
+from .conv_blocks import EPSILON, GROUPS, Down, Res, SelfAttention, Up, group_norm
+
+__all__ = ["EPSILON", "GROUPS", "Vq", "VqConfig"]
 
 
 @dataclass(frozen=True)
@@ -31,62 +33,11 @@ class VqConfig:
         return int(2 ** (len(self.multipliers) - 1))
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=EPSILON)
-
-
-class _Res(nn.Module):
-    def __init__(self, inside: int, outside: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = _norm(inside), nn.Conv2d(inside, outside, 3, padding=1)
-        self.norm2, self.conv2 = _norm(outside), nn.Conv2d(outside, outside, 3, padding=1)
-        if inside != outside:
-            self.nin_shortcut = nn.Conv2d(inside, outside, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(functional.silu(self.norm1(x)))
-        h = self.conv2(functional.silu(self.norm2(h)))
-        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h  # type: ignore[no-any-return]
-
-
-class _Attention(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = _norm(channels)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.norm(x)
-        q, k, v = (layer(h).flatten(2) for layer in (self.q, self.k, self.v))  # [B,C,HW]
-        weights = torch.softmax(q.transpose(1, 2) @ k * x.shape[1] ** -0.5, dim=-1)
-        return x + self.proj_out((v @ weights.transpose(1, 2)).view_as(x))  # type: ignore[no-any-return]
-
-
-class _Down(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.conv(functional.pad(x, (0, 1, 0, 1)))  # right and bottom only
-        return out
-
-
-class _Up(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
-
-
 class _Level(nn.Module):
     def __init__(self, inside: int, outside: int, blocks: int, attend: bool) -> None:
         super().__init__()
-        self.res = nn.ModuleList(_Res(inside if i == 0 else outside, outside) for i in range(blocks))
-        self.attn = nn.ModuleList(_Attention(outside) for _ in range(blocks if attend else 0))
+        self.res = nn.ModuleList(Res(inside if i == 0 else outside, outside) for i in range(blocks))
+        self.attn = nn.ModuleList(SelfAttention(outside) for _ in range(blocks if attend else 0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for i, res in enumerate(self.res):
@@ -100,7 +51,7 @@ class _Level(nn.Module):
 
 
 def _middle(channels: int) -> nn.ModuleList:
-    return nn.ModuleList([_Res(channels, channels), _Attention(channels), _Res(channels, channels)])
+    return nn.ModuleList([Res(channels, channels), SelfAttention(channels), Res(channels, channels)])
 
 
 class _Encoder(nn.Module):
@@ -113,11 +64,11 @@ class _Encoder(nn.Module):
         for i, width in enumerate(widths):
             level = _Level(inside, width, config.blocks, attend=i == last)
             if i != last:
-                level.downsample = _Down(width)
+                level.downsample = Down(width)
             self.conv_blocks.append(level)
             inside = width
         self.mid = _middle(inside)
-        self.norm_out, self.conv_out = _norm(inside), nn.Conv2d(inside, config.latent, 3, padding=1)
+        self.norm_out, self.conv_out = group_norm(inside), nn.Conv2d(inside, config.latent, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(x)
@@ -138,10 +89,10 @@ class _Decoder(nn.Module):
         for i, width in enumerate(widths):
             level = _Level(inside, width, config.blocks + 1, attend=i == 0)
             if i != last:
-                level.upsample = _Up(width)
+                level.upsample = Up(width)
             self.conv_blocks.append(level)
             inside = width
-        self.norm_out, self.conv_out = _norm(inside), nn.Conv2d(inside, 3, 3, padding=1)
+        self.norm_out, self.conv_out = group_norm(inside), nn.Conv2d(inside, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(x)
