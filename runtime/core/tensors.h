@@ -1,5 +1,5 @@
-// The names of every tensor of every graph. farthing/runtime/tensors.py holds the same names with shapes and dtypes; a test
-// compares the two.
+// The names of every tensor of every graph. farthing/runtime/tensors.py and image_tensors.py hold the same names with shapes and dtypes;
+// a test compares them.
 #pragma once
 
 #include <string>
@@ -48,5 +48,34 @@ inline const std::string kPerceive = "perceive";
 inline const std::string kDelta = "delta_";
 inline const std::string kDecoder = "decoder";  // name of the graph
 inline const std::string kGam = "gam_lm";
+
+// Of bundles that draw.
+inline const std::string kCodes = "codes";     // int64 [B,g*g]; pixels: float32 [B,3,H,W]
+inline const std::string kArStep = "ar_step";  // names of graphs, or how they begin
+inline const std::string kVqDecode = "vq_decode";
+inline const std::string kVqEncode = "vq_encode";
+inline const std::string kSample = "sample";
+inline const std::string kAccept = "accept_";
+inline const std::string kDraftStep = "draft_step";
+inline const std::string kCondition = "condition";
+inline const std::string kArPrefill = "ar_prefill";
+inline const std::string kBelowLogits = "below_logits";  // float32 [B,R,V]
+inline const std::string kFeaturesOut = "features_out";  // float32 [B,S,D]; features: the same
+inline const std::string kTextEmbeds = "text_embeds";    // float32 [B,T,dc]
+inline const std::string kEmbeds = "embeds";             // float32 [B,T,D]
+inline const std::string kCond = "cond";                 // float32 [B,M,V]
+inline const std::string kUncond = "uncond";
+inline const std::string kScale = "scale";              // float32 [B]
+inline const std::string kUniforms = "uniforms";        // float32 [B,M] or [L+1]
+inline const std::string kTemperature = "temperature";  // float32 [1]
+inline const std::string kTopK = "top_k";               // int64 [1]
+inline const std::string kTopP = "top_p";               // float32 [1]
+inline const std::string kIds = "ids";                  // int64 [B,M]
+inline const std::string kProbs = "probs";              // float32 [B,M,V]
+inline const std::string kP = "p";                      // float32 [L+1,V]
+inline const std::string kQ = "q";                      // float32 [L,V]; draft: int64 [L]
+inline const std::string kAccepted = "accepted";        // int64 [1]
+inline const std::string kNext = "next";                // int64 [1]
+inline const std::string kChance = "chance";            // float32 [L]
 
 }  // namespace farthing::tensors
