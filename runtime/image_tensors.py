@@ -47,6 +47,9 @@ TEXT_EMBEDS = "text_embeds"
 EMBEDS = "embeds"
 """float32 [B,T,D]: rows of a condition."""
 
+UNCOND_EMBEDS = "uncond_embeds"
+"""float32 [B,T,D]: as many rows that stand for no condition; second output of ``condition``."""
+
 COND, UNCOND = "cond", "uncond"
 """float32 [B,M,V]: logits with the condition, and without."""
 

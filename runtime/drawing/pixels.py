@@ -1,0 +1,58 @@
+"""Between codes and pixels: the two graphs of the image tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...errors import RequestError, found_wanted
+from .. import image_tensors as names
+from .clock import PIXELS, Clock
+
+
+class Pixels:
+    """``open_graph`` opens a graph of the bundle by name; ``image`` is ``image_codes`` of its manifest."""
+
+    def __init__(self, open_graph: Callable[[str], Any], image: dict[str, Any]) -> None:
+        self._open = open_graph
+        self.tokens = int(image["grid"]) ** 2
+        self.size = int(image["size"])
+        self.values = int(image["codes"])
+        """Codes are 0 to ``values`` - 1: those of m sub-ids joined, where a code has several."""
+        if "sub_bits" in image:
+            self.values = 2 ** (int(image["sub_bits"]) * int(image.get("per_step", 1)))
+        self._low, self._high = (float(v) for v in image.get("pixel_range", (-1, 1)))
+
+    def decode(self, codes: np.ndarray, clock: Clock | None = None) -> np.ndarray:
+        """uint8 [B,H,W,3] of codes int64 [B,g*g]. Raises RequestError."""
+        self.check(codes, self.tokens)
+        pixels = self._run(names.VQ_DECODE, names.PIXELS, {names.CODES: np.ascontiguousarray(codes)}, clock)
+        whole = (np.clip(pixels, self._low, self._high) - self._low) * np.float32(255 / (self._high - self._low))
+        return np.rint(whole).astype(np.uint8).transpose(0, 2, 3, 1)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Codes int64 [B,g*g] of images uint8 [B,H,W,3]. Raises RequestError."""
+        wanted = ("B", self.size, self.size, 3)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != wanted[1:] or not len(pixels):
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            shape = f"uint8 [B,{self.size},{self.size},3]"
+            raise RequestError(found_wanted("pixels", found, shape, "resize the pictures"))
+        scaled = pixels.transpose(0, 3, 1, 2).astype(np.float32) * np.float32((self._high - self._low) / 255)
+        return self._run(names.VQ_ENCODE, names.CODES, {names.PIXELS: scaled + np.float32(self._low)})
+
+    def check(self, codes: np.ndarray, length: int) -> None:
+        """Raises RequestError unless ``codes`` is int64 [B,length] of codes."""
+        good = codes.ndim == 2 and codes.shape[1] == length and codes.dtype.kind == "i" and len(codes)
+        if good and (not codes.size or (codes.min() >= 0 and codes.max() < self.values)):
+            return
+        found = list(codes.shape) if not good else f"{codes.min()} to {codes.max()}"
+        wanted = f"[B,{length}] of 0 to {self.values - 1}"
+        raise RequestError(found_wanted("codes", found, wanted, "check them"))
+
+    def _run(self, graph: str, output: str, feeds: dict[str, np.ndarray], clock: Clock | None = None) -> np.ndarray:
+        session = self._open(graph)
+        with (clock or Clock()).running(PIXELS):
+            made: np.ndarray = session.run([output], feeds)[0]
+        return made
