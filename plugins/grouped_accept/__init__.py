@@ -1,0 +1,1 @@
+"""GroupedAccept: how many drafted image codes stand, and which code comes next."""
