@@ -1,0 +1,1 @@
+"""NearestCode: the code of each latent, which is the nearest row of a table."""
