@@ -49,6 +49,7 @@ COMMANDS = {
     "ima-report": "Find what rows of images can leave out (lossy).",
     "tune-visual": "Choose how few visual tokens are enough for your pictures.",
     "prune-view": "Show which parts of a picture are kept.",
+    "analyze-codes": "Measure image codes, and say how to decode them.",
     "run": "Generate text from a prompt.",
     "draw": "Draw images with a bundle.",
     "batch": "Generate text from many prompts at once.",
