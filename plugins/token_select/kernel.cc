@@ -2,9 +2,9 @@
 //
 // A token's objective only falls as more is picked, because `nearest` only rises. So an objective computed against the first
 // few picks is an upper bound ("lazy greedy", Minoux 1978), and a token whose bound is below the best up-to-date objective need
-// not be looked at. We bring the best `window` candidates up to date together: their products with the picks they have not seen and
-// with each other are two small GEMMs, after which picks inside the window cost nothing until a token outside could be better.
-// The picks are those of the plain greedy loop. At N = 2880, k = 640 this takes 0.3 to 1.0 million dot products, by how much
+// not be looked at. We bring the best `window` candidates up to date together: their products with the picks they have not seen are a
+// small GEMM, and so are those with each other, after which picks inside the window cost nothing until a token outside could be
+// better. Narrow rows stay in L1; of them a pick asks only for its own products, since most windows end after few picks. The picks are those of the plain greedy loop. At N = 2880, k = 640 this takes 0.3 to 1.0 million dot products, by how much
 // importance decides, where k columns are 1.8 million and the Gram matrix 8.3 million (4.1 by symmetry).
 #include "kernel.h"
 
@@ -14,7 +14,9 @@
 
 #include "../native/row_dots.h"
 #include "../native/unit_rows.h"
+#include "dot_row.h"
 #include "layout.h"
+#include "leaders.h"
 
 namespace farthing {
 namespace FARTHING_ISA {
@@ -144,14 +146,17 @@ struct Greedy {
     for (std::size_t i = 0; i < alive; i += kLanes) {
       store(s.bound + i, objective<kMode>(load(s.gain + i), load(s.nearest + i), weight));
     }
-    for (std::size_t i = 0; i < alive; ++i) {
-      key[i].rank = rank_of(s.bound[i], s.token[i]);
-      key[i].slot = static_cast<std::uint32_t>(i);
-    }
     const std::size_t width = std::min(rows, alive);
+    const float floor = leaders_floor(s.bound, alive, width);
+    std::size_t leaders = 0;
+    for (std::size_t i = 0; i < alive; ++i) {
+      key[leaders].rank = rank_of(s.bound[i], s.token[i]);
+      key[leaders].slot = static_cast<std::uint32_t>(i);
+      leaders += s.bound[i] >= floor;
+    }
     std::uint64_t outside = 0;
-    if (width < alive) {
-      std::nth_element(key, key + width, key + alive, Better{});
+    if (width < leaders) {
+      std::nth_element(key, key + width, key + leaders, Better{});
       outside = key[width].rank;
     }
     // Neighbours in a strip should have missed about the same picks.
@@ -176,7 +181,8 @@ struct Greedy {
       nearest[fresh] = s.nearest[at];
       gone[fresh++] = 0.0f;
     }
-    multiply(place, fresh);
+    const bool narrow = a.dim <= kDotDepth;
+    if (!narrow) multiply(place, fresh);
     std::uint64_t best = 0;
     while (count < limit) {
       for (std::size_t i = 0; i < fresh; i += kLanes) {
@@ -194,7 +200,8 @@ struct Greedy {
       std::copy_n(window(place[at]), stride, picked(count));
       gone[at] = 1.0f;
       ++count;
-      const float* row = s.gram + at * gram_ld();
+      float* row = s.gram + at * gram_ld();
+      if (narrow) dot_row(picked(count - 1), [&](std::size_t j) { return window(place[j]); }, fresh, a.dim, row);
       for (std::size_t i = 0; i < fresh; i += kLanes) store(nearest + i, maximum(load(nearest + i), load(row + i)));
     }
     before = best == 0 ? -kLargest : last;
@@ -260,7 +267,7 @@ struct Greedy {
     }
   }
 
-  std::size_t gram_ld() const { return rows + kDotCols; }
+  std::size_t gram_ld() const { return rows + kDotRowCols; }
 
   // The best objective left when the last window ended, and the one before it; -kLargest for none.
   float last = -kLargest, before = -kLargest;

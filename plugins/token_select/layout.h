@@ -39,7 +39,7 @@ struct SelectLayout {
   std::int32_t *token, *seen;     // [n]
   float* picked;                  // [k, stride] unit rows of the picks
   float* window;                  // [window, stride] unit rows of the candidates at hand
-  float* gram;                    // [window, window + 4]
+  float* gram;                    // [window, window + 8]
   float* window_state;            // [4, window + 16]
   std::byte* end;
 
@@ -62,7 +62,7 @@ struct SelectLayout {
     take(seen, n);
     take(picked, k * stride);
     take(window, window_rows * stride);
-    take(gram, window_rows * (window_rows + 4));
+    take(gram, window_rows * (window_rows + 8));
     take(window_state, 4 * (window_rows + 16));
   }
 
