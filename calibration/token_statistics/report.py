@@ -25,6 +25,8 @@ MOST_NEWS = 0.01
 """Growth of the used vocabulary, and change of the entropy, over the last fifth of the images from which a sample is too small."""
 TOKENS_PER_CODE = 50
 """Tokens for each code of the codebook below which entropies lean on their correction."""
+SEEN = 0.5
+"""Share of n-grams to come that were seen already, below which entropies of their order tell of the sample and not of the tokenizer."""
 
 DEFINITIONS = {
     "entropy": "bits; plug-in + (K - 1) / (2 N ln 2) (Miller-Madow); conditional h_n = H_n - H_(n-1) over the same n-grams",
@@ -87,7 +89,7 @@ class Analysis:
         told = asdict(self)
         told["normalised_entropy"] = self.normalised_entropy
         told["sample_is_enough"] = self.enough
-        told["contexts"] = CONTEXTS
+        told["contexts"], told["definitions"] = CONTEXTS, DEFINITIONS
         return told
 
 
@@ -165,7 +167,7 @@ def _warnings(found: Analysis) -> list[str]:
         told.append(
             f"{found.tokens / found.vocab:.3g} tokens per code of the codebook, fewer than {TOKENS_PER_CODE}: entropies rest on their correction"
         )
-    poor = [e.n for e in found.entropy if e.coverage < 0.5]
+    poor = [e.n for e in found.entropy if e.coverage < SEEN]
     if poor:
         told.append(
             f"more than half of the {poor[0]}-grams to come are unseen: entropies from order {poor[0]} on are too low"

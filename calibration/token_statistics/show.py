@@ -10,7 +10,7 @@ from ...errors import MissingDependencyError, RequestError, found_wanted
 from ..visual.intervals import Interval
 from .hits import CONTEXTS
 from .recommend import Recommendation
-from .report import Analysis
+from .report import SEEN, Analysis
 
 _Cell = Callable[[Analysis], str]
 
@@ -88,10 +88,8 @@ def _sections(first: Analysis) -> list[tuple[str, list[tuple[str, _Cell, str]]]]
             [
                 (
                     CONTEXTS[c],
-                    lambda a, i=i: (
-                        f"{_interval(a.hits[i].top[1], '.1%')} {a.hits[i].top[5].value:.1%} {a.hits[i].top[50].value:.1%}"
-                    ),  # type: ignore[misc]
-                    f"known; top-1, top-5, top-50; context seen {first.hits[i].known:.0%}",
+                    lambda a, i=i: _guesses(a, i),  # type: ignore[misc]
+                    "known: top-1, top-5, top-50 (contexts that were seen)",
                 )
                 for i, c in enumerate(contexts)
             ],
@@ -142,6 +140,11 @@ def _sections(first: Analysis) -> list[tuple[str, list[tuple[str, _Cell, str]]]]
 _PLACE = {"x": "to the right", "y": "below", "diagonal": "below to the left"}
 
 
+def _guesses(found: Analysis, i: int) -> str:
+    top, known = found.hits[i].top, found.hits[i].known
+    return f"{_interval(top[1], '.1%')} {top[5].value:.1%} {top[50].value:.1%} ({known:.0%})"
+
+
 def _ks(found: Analysis, i: int) -> str:
     fit = found.rank_frequency[i]
     return f"{fit.zipf.ks:.3f} {fit.mandelbrot.ks:.3f} {fit.lognormal.ks:.3f}"
@@ -150,7 +153,7 @@ def _ks(found: Analysis, i: int) -> str:
 def _try(cell: _Cell, found: Analysis) -> str:
     try:
         return cell(found)
-    except IndexError:
+    except (IndexError, KeyError):
         return "-"
 
 
@@ -197,13 +200,21 @@ def plot(found: Sequence[Analysis], path: str | Path) -> None:
         reach = [[b.value - b.low for b in bits], [b.high - b.value for b in bits]]
         at = [e.n for e in analysis.entropy]
         order.errorbar(
-            at, [b.value for b in bits], yerr=reach, fmt=f"o{style}", capsize=3, color=f"C{i}", label=analysis.name
+            at, [b.value for b in bits], yerr=reach, fmt=style, capsize=3, color=f"C{i}", label=analysis.name
         )
+        for e in analysis.entropy:
+            inside = f"C{i}" if e.coverage >= SEEN else "white"
+            order.plot(e.n, e.conditional.value, "o", color=f"C{i}", markerfacecolor=inside)
         _bars(guesses, analysis, i, len(found))
     for axes, title, across, up in (
         (ranks, "rank and frequency", "rank", "tokens"),
         (news, "n-grams seen, mean over orders of the images", "n-grams read", "different ones"),
-        (order, "conditional entropy", "n: codes of an n-gram", "bits of the last code"),
+        (
+            order,
+            "conditional entropy; hollow: most n-grams are unseen, too low",
+            "n: codes of an n-gram",
+            "bits of the last code",
+        ),
         (guesses, "right first guesses on held-out images", "table is asked with", "share"),
     ):
         axes.set_title(title, fontsize=10)

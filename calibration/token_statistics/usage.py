@@ -44,7 +44,7 @@ def usage(stream: Stream, entropy_bits: float) -> Usage:
         images=stream.images,
         distinct=len({image.tobytes() for image in stream.codes}),
         tokens=stream.tokens,
-        perplexity=2**entropy_bits,
+        perplexity=min(2**entropy_bits, float(stream.vocab)),  # the correction may overshoot
         top=float(top / stream.tokens),
     )
 
