@@ -131,8 +131,17 @@ class Bae(nn.Module):
         bits = (self.logits(pixels) > 0).long().flatten(2)  # [B,n,hw]
         return (bits << torch.arange(n - 1, -1, -1, device=bits.device)[:, None]).sum(1)
 
+    def bits(self, codes: torch.Tensor) -> torch.Tensor:
+        """float32 [B,n,g*g], 0 or 1, of codes int64 [B,g*g]."""
+        n = self.config.bits
+        return (codes[:, None] >> torch.arange(n - 1, -1, -1, device=codes.device)[:, None] & 1).float()
+
+    def shortfall(self, pixels: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """float32 [B,h*w], 0 or more: the largest size of a logit whose bit in ``codes`` is the wrong one."""
+        logits = self.logits(pixels).flatten(2)
+        return torch.where((logits > 0).float() == self.bits(codes), 0, logits.abs()).amax(1)
+
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Pixels float32 [B,3,H,W], about 0 to 1, of codes int64 [B,g*g]."""
-        n, grid = self.config.bits, round(codes.shape[1] ** 0.5)
-        bits = codes[:, None] >> torch.arange(n - 1, -1, -1, device=codes.device)[:, None] & 1
-        return self.generate(bits.float().view(len(codes), n, grid, grid))
+        grid = round(codes.shape[1] ** 0.5)
+        return self.generate(self.bits(codes).view(len(codes), -1, grid, grid))

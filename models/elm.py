@@ -60,6 +60,11 @@ class Elm(nn.Module):
         self.layers = nn.ModuleList(config.block() for _ in range(config.layers))
         self.norm = Norm(d)
         self.rope = rope_table(config)
+        self.folded: list[torch.Tensor] | None = None
+
+    def fold(self, storage: torch.dtype = torch.float32) -> None:
+        """From now on embed by `tables` as a graph stores them, rounded to ``storage``. For comparisons; training does not see it."""
+        self.folded = [t.detach().to(storage).float() for t in self.tables()]
 
     def tables(self) -> list[torch.Tensor]:
         """m tables float32 [2^c,D] whose rows are summed: T_k = E_k proj_k^T, exact since the projection is linear."""
@@ -73,7 +78,9 @@ class Elm(nn.Module):
         v = self.config.codes
         condition = ids[..., 0] >= v
         codes = torch.where(condition[..., None], 0, ids)
-        if isinstance(self.tok_embedder, nn.Embedding):
+        if self.folded is not None:
+            x = torch.stack([t[codes[..., k]] for k, t in enumerate(self.folded)]).sum(0)
+        elif isinstance(self.tok_embedder, nn.Embedding):
             x = self.tok_embedder(codes[..., 0])
         else:
             rows = [e(codes[..., k]) for k, e in enumerate(self.tok_embedder)]  # type: ignore[arg-type]

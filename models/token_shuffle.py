@@ -99,6 +99,11 @@ class TokenShuffle(nn.Module):
         self.norm = Norm(d)
         self.visual_head = nn.Linear(d if config.expand else d // config.per_step, config.codes, bias=False)
         self.rope = grid_rope(config.grid // config.window, config.head_dim)
+        self.folded: torch.Tensor | None = None
+
+    def fold(self, storage: torch.dtype = torch.float32) -> None:
+        """From now on embed by `table` as a graph stores it, rounded to ``storage``. For comparisons; training does not see it."""
+        self.folded = self.table().detach().to(storage).float()
 
     def table(self) -> torch.Tensor:
         """float32 [V,D/s^2]: gelu(compress(E)) of every code, which is all that a step reads of an embedding."""
@@ -109,7 +114,10 @@ class TokenShuffle(nn.Module):
         v = self.config.codes
         condition = ids[..., 0] >= v
         codes = torch.where(condition[..., None], 0, ids)
-        x = functional.gelu(self.shuffle.compress(self.tok_embeddings(codes))).flatten(2)
+        if self.folded is not None:
+            x = self.folded[codes].flatten(2)
+        else:
+            x = functional.gelu(self.shuffle.compress(self.tok_embeddings(codes))).flatten(2)
         for block in self.shuffle.blocks:
             x = block(x)
         classes = self.cls_embedding.embedding_table(torch.where(condition, ids[..., 0] - v, 0))

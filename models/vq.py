@@ -128,6 +128,12 @@ class Vq(nn.Module):
         latents = functional.normalize(self.quant_conv(self.encoder(pixels)), dim=1)
         return (latents.flatten(2).transpose(1, 2) @ self.table().T).argmax(-1)
 
+    def shortfall(self, pixels: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """float32 [B,h*w], 0 or more: how much less like the latents of ``pixels`` these ``codes`` are than the best ones (cosine)."""
+        latents = functional.normalize(self.quant_conv(self.encoder(pixels)), dim=1)
+        likeness = latents.flatten(2).transpose(1, 2) @ self.table().T
+        return likeness.amax(-1) - likeness.gather(-1, codes[..., None])[..., 0]
+
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Pixels float32 [B,3,H,W], about -1 to 1, of codes int64 [B,g*g]."""
         grid = round(codes.shape[1] ** 0.5)

@@ -25,6 +25,7 @@ from ..plugins import library_path
 from .bundle import Bundle
 from .stepper import Stepper
 from .tensors import MTP_DRAFT_CHAIN
+from .verify_codes import replay_codes
 from .verify_drafts import draft_failure
 from .verify_images import image_failure
 from .verify_judge import judge_failure
@@ -46,7 +47,10 @@ PARTS = ("weights", "embedding", "head")
 
 @dataclass(frozen=True)
 class Case:
-    """A recorded prompt: ``logit_ids`` and ``logit_values`` [n] are of its last row, ``margins`` [steps] the gaps of the two best."""
+    """A recorded prompt: ``logit_ids`` and ``logit_values`` [n] are of its last row, ``margins`` [steps] the gaps of the two best.
+
+    ``drawn``: of an image, whose prompt is its condition; the ids are those of all draws, and the logits those of the last.
+    """
 
     prompt_ids: list[int]
     greedy_ids: list[int]
@@ -54,6 +58,7 @@ class Case:
     logit_ids: np.ndarray
     logit_values: np.ndarray
     l2: float
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,10 @@ def read_cases(bundle: Bundle) -> list[Case]:
     """The recorded cases. Raises BundleError where the file is not what an exporter writes."""
     name = bundle.manifest["vectors"]
     try:
-        return [_case(c, bundle.manifest["model"]["vocab_size"]) for c in json.loads(bundle.text(name))["cases"]]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        recorded = json.loads(bundle.text(name))
+        drawn = recorded.get("logits_of") == "last"
+        return [_case(c, bundle.manifest["model"]["vocab_size"], drawn) for c in recorded["cases"]]
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise BundleError(
             found_wanted(
                 f"{bundle.path / name}", f"unusable ({error!r})", "recorded vectors", "export the bundle again"
@@ -149,7 +156,7 @@ def read_cases(bundle: Bundle) -> list[Case]:
         ) from error
 
 
-def _case(raw: dict[str, Any], vocab: int) -> Case:
+def _case(raw: dict[str, Any], vocab: int, drawn: bool) -> Case:
     logits = raw["logits"]
     case = Case(
         prompt_ids=[int(i) for i in raw["prompt_ids"]],
@@ -158,6 +165,7 @@ def _case(raw: dict[str, Any], vocab: int) -> Case:
         logit_ids=np.array(logits["ids"], np.int64),
         logit_values=np.array(logits["values"], np.float32),
         l2=float(logits["l2"]),
+        drawn=drawn,
     )
     if not case.prompt_ids or not case.greedy_ids or len(case.margins) != len(case.greedy_ids):
         raise ValueError("a case without ids, or without a margin for each")
@@ -280,7 +288,11 @@ def _same_steps(cases: Sequence[Case]) -> list[list[Case]]:
 
 
 def _replay(session: Any, bundle: Bundle, cases: list[Case], tolerance: float) -> list[CaseResult]:
-    """Prefill, then one row at a time. Shorter prompts are padded on the right."""
+    """Prefill, then one row at a time. Shorter prompts are padded on the right. Images: in the order of their codes."""
+    if cases[0].drawn:
+        drawn = np.array([c.greedy_ids for c in cases], np.int64)
+        last, found = replay_codes(session, bundle.manifest, [c.prompt_ids[0] for c in cases], drawn)
+        return [_compare(case, last[i], found[i], tolerance) for i, case in enumerate(cases)]
     steps = len(cases[0].greedy_ids)
     lengths = np.array([len(c.prompt_ids) for c in cases], np.int64)
     ids = np.zeros((len(cases), int(lengths.max())), np.int64)

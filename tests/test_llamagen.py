@@ -115,7 +115,7 @@ def test_an_identity_row_would_be_noticed() -> None:
 
 
 def test_the_check_notices_unordered_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("farthing.export.graph.llamagen.half_split", lambda wqkv, heads: wqkv)
+    monkeypatch.setattr("farthing.export.graph.image_step.half_split", lambda wqkv, heads: wqkv)
     with pytest.raises(VerificationError, match="largest difference of logits"):
         export_llamagen(checkpoint(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
