@@ -24,6 +24,8 @@ of a Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 or Qwen3 model; for `gam` the offic
 a .safetensors or .pt file, or a folder with model.safetensors (or pytorch_model.bin) and tokenizer.json.
 `vlm` and the methods that spare visual tokens (idpruner, zoo-prune, globalcom2, matryoshka) take folders of
 LLaVA-1.5, LLaVA-NeXT and Qwen2.5-VL models.
+`llamagen`, `nar`, `elm`, `token-shuffle`, `gsd` and `lantern` (both lossy) take a folder with the two files of an image model,
+see docs/images.md.
 `mtp` takes what `decoder` takes, and an adapter made by `farthing train-mtp`; `judge` (lossy) a judge made by
 `farthing train-judge`.
 
@@ -37,6 +39,7 @@ Examples:
   farthing export idpruner --checkpoint llava-1.5-7b-hf --ratio 0.5 --ratio 0.75 --out sparing
   farthing export ima-skip --checkpoint llava-1.5-7b-hf --plan 4-11:ffn --images photos --out skipping
   farthing export judge --checkpoint model.gguf --judge judge.safetensors --out lossy
+  farthing export gsd --checkpoint llamagen-pair --group-size 8 --out drawing
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
@@ -75,7 +78,7 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 @click.option(
     "--delta",
     type=float,
-    help="judge: threshold, instead of the file's; 1 accepts nothing more than the standard rule.",
+    help="judge: threshold, instead of the file's; 1 accepts nothing more than the standard rule. lantern: mass that a draft borrows. [default: 0.1]",
 )
 @click.option(
     "--ratio",
@@ -122,6 +125,19 @@ Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bundle could not be writt
 @click.option(
     "--vision", type=click.Path(), help="vlora: folder of CLIP, where the checkpoint has no tower of its own."
 )
+@click.option("--group-size", type=int, help="gsd: codes of a group, the draft included. [default: 14]")
+@click.option("--prob-tol", type=float, help="gsd: probability that codes of a group differ by. [default: 0.15]")
+@click.option("--dist-tol", type=float, help="gsd: squared distance of their unit embeddings. [default: 0.5]")
+@click.option("--clusters", type=int, help="gsd: clusters of mode partition. [default: codes / group size]")
+@click.option("--draft-window", type=int, help="gsd: drafts a round. [default: 16]")
+@click.option(
+    "--drafter", type=click.Path(), help="lantern: the trained drafter. [default: drafter* in the checkpoint's folder]"
+)
+@click.option("--neighbours", type=int, help="lantern: nearest codes that a draft may stand for. [default: 100]")
+@click.option(
+    "--relative", is_flag=True, default=None, help="lantern: --delta counts in units of the draft's probability."
+)
+@click.option("--draft-length", type=int, help="lantern: drafts a round. [default: 5]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def export_command(
     method: str, checkpoint: str, out: str, dtype: str, no_check: bool, as_json: bool, **special: Any

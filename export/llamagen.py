@@ -12,11 +12,14 @@ from .graph.llamagen import write_ar_step
 from .recipe_types import ExportResult, Recipe
 
 
-class _LlamaGen(DrawingMethod):
+class LlamaGenDrawing(DrawingMethod):
+    """The plain model; methods that decode it otherwise add graphs."""
+
     method = "llamagen"
     source: LlamaGenCheckpoint
 
     def write_step(self, writer: GraphWriter) -> None:
+        """Fill and save the step graph."""
         write_ar_step(writer, self.source, self.dtype)
 
 
@@ -34,11 +37,11 @@ def export_llamagen(
     Raises CheckpointError, RequestError, VerificationError, BundleError.
     """
     check_dtype(dtype)
-    return export_drawing(_LlamaGen(LlamaGenCheckpoint(checkpoint), dtype), out, check=check, progress=progress)
+    return export_drawing(LlamaGenDrawing(LlamaGenCheckpoint(checkpoint), dtype), out, check=check, progress=progress)
 
 
 RECIPE = Recipe(
-    method=_LlamaGen.method,
+    method=LlamaGenDrawing.method,
     title="LlamaGen, class-conditional images token by token",
     dtypes=DTYPES,
     export=export_llamagen,

@@ -65,7 +65,7 @@ def model(kind: str) -> Any:
     torch.manual_seed(13)
     name, *rest = kind.split("-")
     plain = LlamaGenConfig(codes=CODES, **SIZES)
-    if name == "llamagen":
+    if name in ("llamagen", "gsd", "lantern"):
         return randomised(LlamaGen(plain), "output")
     if name == "nar":
         return randomised(randomised(Nar(plain), "output"), "medusa_output")
@@ -87,6 +87,8 @@ def write(path: Path, kind: str, *, config: dict[str, Any] | None = None, **stat
     for which, state in files.items():
         if state is not None:
             save_file({n: t.contiguous() for n, t in state.items()}, path / f"{names[which]}.safetensors")
+    if kind == "lantern":
+        save_file(model("drafter").state_dict(), path / "drafter.safetensors")
     (path / "config.json").write_text(json.dumps(CONFIG if config is None else config))
     return path
 
@@ -97,7 +99,14 @@ def checkpoint(kind: str) -> Path:
     return write(folder() / kind, kind)
 
 
-METHODS = {"llamagen": "llamagen", "nar": "nar", "elm": "elm", "shuffle": "token-shuffle"}
+METHODS = {
+    "llamagen": "llamagen",
+    "nar": "nar",
+    "elm": "elm",
+    "shuffle": "token-shuffle",
+    "gsd": "gsd",
+    "lantern": "lantern",
+}
 
 
 @functools.cache

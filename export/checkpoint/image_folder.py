@@ -30,6 +30,7 @@ class ImageFolder:
         self.path = Path(path)
         self.model_file, self.tokenizer_file = find_pair(self.path, self.prefixes)
         self.files = [self.model_file, self.tokenizer_file]
+        self._more: list[Any] = []
         self.name = self.path.resolve().name
         self.kind = "safetensors" if self.model_file.suffix == ".safetensors" else "pytorch"
         self.given = read_config(self.path, EXAMPLE)
@@ -41,8 +42,13 @@ class ImageFolder:
 
     @property
     def parameters(self) -> int:
-        """Weights of both models."""
-        return sum(p.numel() for m in (self.model, self.tokenizer) for p in m.parameters())
+        """Weights of all models."""
+        return sum(p.numel() for m in (self.model, self.tokenizer, *self._more) for p in m.parameters())
+
+    def add(self, file: Path, module: Any) -> None:
+        """Count a model of another file, a drafter, as part of the checkpoint."""
+        self.files.append(file)
+        self._more.append(module)
 
     def sha256(self) -> str:
         """Hex SHA-256 over the sorted lines ``<file name> <sha256>``."""
