@@ -3,7 +3,7 @@
     python benchmarks/token_statistics.py --vq build/images/vq8.safetensors [--images 10000] [--json F] [--plot F.png]
 
 Images: the 10,000 test pictures of Fashion-MNIST, by a trained tokenizer of 256 codes (examples/images). Text: the sources of Python's standard
-library, byte-level BPE of 256 symbols learnt from them; 512 and 1,024 symbols beside it, for what the size of the vocabulary does.
+library, byte-level BPE of 256 symbols learnt from them; bytes, 512 and 1,024 symbols beside it, for what the choice of symbols does.
 
 A claim holds when the intervals of both sides do not overlap.
 """
@@ -15,12 +15,13 @@ import json
 import sysconfig
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from farthing.calibration.token_statistics import Analysis, Stream, analyze_tokens, recommend, stream_of
 from farthing.calibration.token_statistics.show import plot, table
-from farthing.calibration.token_statistics.text import read_texts, text_stream, train_tokenizer
+from farthing.calibration.token_statistics.text import text_stream, train_tokenizer
 from farthing.calibration.visual.intervals import Interval
 
 VOCAB = 256
@@ -32,12 +33,24 @@ def sources() -> list[str]:
     """The standard library's own modules, without its tests and installed packages."""
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3"}
-    texts = []
-    for file in sorted(root.rglob("*.py")):
-        if not left_out & set(file.relative_to(root).parts):
-            texts += read_texts(file)
+    files = [f for f in sorted(root.rglob("*.py")) if not left_out & set(f.relative_to(root).parts)]
+    texts = [f.read_text(encoding="utf-8", errors="replace") for f in files]
     # Non-ASCII sources would spend symbols on bytes that hardly occur.
     return [text for text in texts if text.isascii()]
+
+
+class Bytes:
+    """The tokenizer without any merge."""
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> Encoded:
+        return Encoded(list(text.encode()))
+
+    def get_vocab_size(self) -> int:
+        return 256
+
+
+class Encoded(NamedTuple):
+    ids: list[int]
 
 
 def codes_of(vq_file: Path, images: int) -> np.ndarray:
@@ -140,14 +153,15 @@ def main() -> None:
     grid = (image.codes.shape[1], image.codes.shape[2])
     texts = sources()
     print(f"text: {len(texts)} files, {sum(map(len, texts)):,} characters", flush=True)
-    words: dict[int, Stream] = {}
+    words: dict[str, Stream] = {}
     for vocab in (256, 512, 1024):
-        words[vocab] = text_stream(texts, train_tokenizer(texts, vocab), grid, image.images)
+        words[f"text, {vocab} symbols"] = text_stream(texts, train_tokenizer(texts, vocab), grid, image.images)
+    words["text, bytes"] = text_stream(texts, Bytes(), grid, image.images)
     least = min(image.images, *(w.images for w in words.values()))
     print(f"{least} pieces of {grid[0]}x{grid[1]} on every side", flush=True)
     if least < image.images:
         image = image.drawn(least, 0)
-    streams = {"images": image, **{f"text, {v} symbols": w.first(least) for v, w in words.items()}}
+    streams = {"images": image, **{name: w.first(least) for name, w in words.items()}}
     streams["images shuffled"] = streams["images"].shuffled(0)
     streams["text shuffled"] = streams["text, 256 symbols"].shuffled(0)
     streams["noise"] = stream_of(np.random.default_rng(0).integers(0, VOCAB, image.codes.shape), VOCAB)
