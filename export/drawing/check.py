@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,12 @@ def _sample(graphs: Path, codes: int, compare: Compare) -> None:
 
 
 def compare_operator(
-    name: str, graph: Path, feeds: dict[str, np.ndarray], attributes: dict[str, Any], compare: Compare, torch: Any
+    name: str,
+    graph: Path,
+    feeds: Mapping[str, np.ndarray | None],
+    attributes: dict[str, Any],
+    compare: Compare,
+    torch: Any,
 ) -> None:
     """A graph of one operator against its reference; ``feeds`` are all inputs in the order of its ports, None absent, constants included."""
     contract = operator(name)

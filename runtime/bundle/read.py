@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import BundleError, RequestError, found_wanted
 from ..image_tensors import AR_STEP
 from ..tensors import DECODER, FTP_STEP, GAM, MTP_STEP
+from .drawing import check_drawing
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -145,6 +146,7 @@ def open_bundle(path: str | Path, *, hashes: bool = True, networks: bool = False
     bundle = Bundle(root, manifest)
     if not bundle.is_network:
         _check_carried(root, manifest)
+        check_drawing(root / MANIFEST, manifest)
     elif not networks:
         method = manifest["method"]["id"]
         raise RequestError(
