@@ -512,122 +512,68 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    """A bundle whose encoder gives every 4x4 square of an 8x8 picture the mean of its red as a code, 0 to 15."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    from farthing.runtime.bundle import BundleWriter
-
-    nodes = [
-        helper.make_node("AveragePool", ["pixels"], ["mean"], kernel_shape=[4, 4], strides=[4, 4]),
-        helper.make_node("Gather", ["mean", "first"], ["red"], axis=1),
-        helper.make_node("Mul", ["red", "scale"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "offset"], ["moved"]),
-        helper.make_node("Floor", ["moved"], ["floor"]),
-        helper.make_node("Cast", ["floor"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Reshape", ["whole", "shape"], ["codes"]),
-    ]
-    constants = [
-        helper.make_tensor("first", TensorProto.INT64, [], [0]),
-        helper.make_tensor("scale", TensorProto.FLOAT, [], [7.875]),
-        helper.make_tensor("offset", TensorProto.FLOAT, [], [7.875 + 1e-3]),
-        helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 4]),
-    ]
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["B", 3, 8, 8])
-    out = helper.make_tensor_value_info("codes", TensorProto.INT64, ["B", 4])
-    model = helper.make_model(
-        helper.make_graph(nodes, "vq_encode", [pixels], [out], constants), opset_imports=[helper.make_opsetid("", 20)]
-    )
-    model.ir_version = 10
-    writer = BundleWriter(tmp_path_factory.mktemp("statistics") / "bundle")
-    with writer:
-        (writer.path / "graphs").mkdir()
-        onnx.save(model, writer.path / "graphs" / "vq_encode.onnx")
-        (writer.path / "vectors.json").write_text("{}\n")
-        path = writer.commit(
-            {
-                "name": "squares",
-                "method": {"id": "llamagen", "procedure": "autoregressive", "guarantee": "exact"},
-                "model": {
-                    "family": "llamagen",
-                    "parameters": 1,
-                    "vocab_size": 18,
-                    "hidden_size": 1,
-                    "intermediate_size": 1,
-                    "layers": 1,
-                    "heads": 1,
-                    "kv_heads": 1,
-                    "head_dim": 1,
-                    "max_positions": 5,
-                    "tied_head": False,
-                },  # fmt: skip
-                "graphs": {
-                    "vq_encode": {
-                        "file": "graphs/vq_encode.onnx",
-                        "data": [],
-                        "inputs": [{"name": "pixels", "dtype": "float32", "shape": ["B", 3, 8, 8]}],
-                        "outputs": [{"name": "codes", "dtype": "int64", "shape": ["B", 4]}],
-                    }
-                },
-                "kv": {"layers": 1, "kv_heads": 1, "head_dim": 1, "dtype": "float32"},
-                "image_codes": {"codes": 16, "classes": 1, "grid": 2, "size": 8},
-                "tokenizer": None,
-                "quantization": {"weights": "float32", "embedding": "float32", "head": "float32"},
-                "vectors": "vectors.json",
-                "provenance": {
-                    "checkpoint": {"kind": "safetensors", "name": "squares", "sha256": "0" * 64},
-                    "versions": {"farthing": "0.1.0"},
-                },
-            }
-        )
-    return path
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
+    """(folder, uint8 [101,8,8,3])."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("pictures")
-    wanted = np.random.default_rng(0).integers(0, 16, (104, 2, 2))
-    for i, codes in enumerate(wanted):
-        red = (np.kron(codes, np.ones((4, 4))) * 17).astype(np.uint8)
-        Image.fromarray(np.stack([red, red // 2, red // 3], -1)).save(folder / f"{i:04}.png")
-    return folder, wanted
+    pixels = np.random.default_rng(0).integers(0, 256, (101, 8, 8, 3)).astype(np.uint8)
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{i:03}.png")
+    return folder, pixels
 
 
-def test_pictures_are_encoded_by_the_bundle(bundle, pictures) -> None:
-    folder, wanted = pictures
-    found = stream_from(bundle, folder)
-    assert found.vocab == 16 and np.array_equal(found.codes, wanted)
-    code, out, error = call(bundle, "--images", folder, "--json", "--resamples", 20)
-    assert code == 0, error
-    assert json.loads(out)["grid"] == [2, 2]
+def test_pictures_of_other_sizes_are_cut_to_a_square() -> None:
+    from farthing.calibration.token_statistics.encode import fitted
+
+    small = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    assert np.array_equal(fitted(small, 8), small)
+    wide = np.zeros((32, 48, 3), np.uint8)
+    wide[:, 8:40] = 200
+    wide[:16, 8:40, 1] = 90
+    found = fitted(wide, 8)
+    assert (found[..., 0] == 200).all(), "nothing of the borders"
+    assert (found[:3, :, 1] == 90).all() and (found[5:, :, 1] == 200).all()
+    assert np.array_equal(fitted(wide.transpose(1, 0, 2), 8), found.transpose(1, 0, 2))
 
 
-def test_pictures_of_other_sizes_are_cut_to_a_square(bundle, pictures, tmp_path) -> None:
-    from PIL import Image
-
-    folder, wanted = pictures
-    for file in folder.glob("*.png"):
-        wide = np.zeros((32, 48, 3), np.uint8)
-        wide[:, 8:40] = np.kron(np.asarray(Image.open(file)), np.ones((4, 4, 1), np.uint8))
-        Image.fromarray(wide).save(tmp_path / file.name)
-    found = stream_from(bundle, tmp_path)
-    assert (found.codes == wanted).mean() > 0.9, "resizing blends at the edges of squares"
-
-
-def test_bundles_that_cannot_encode(bundle, pictures, tmp_path) -> None:
+def test_bundles_that_cannot_encode(pictures, tmp_path) -> None:
+    bundle = pytest.importorskip("drawing_models").bundle("llamagen")
     for arguments, kind in (
         ((bundle, None), RequestError),
         ((bundle, tmp_path), RequestError),
         ((bundle, tmp_path / "none"), RequestError),
         ((tmp_path, pictures[0]), BundleError),
         ((bundle, pictures[0], 17), RequestError),
-        ((bundle, pictures[0], None, (4, 4)), RequestError),
+        ((bundle, pictures[0], None, (5, 5)), RequestError),
     ):
         with pytest.raises(kind, match="expected"):
             stream_from(*arguments)
+
+
+def test_the_command_encodes_pictures(pictures, tmp_path) -> None:
+    bundle = pytest.importorskip("drawing_models").bundle("llamagen")
+    code, out, error = call(bundle, "--images", pictures[0], "--json", "--resamples", 20, "--save", tmp_path / "c.npy")
+    assert code == 0, error
+    assert json.loads(out)["grid"] == [4, 4] and json.loads(out)["vocab"] == 40
+    assert np.load(tmp_path / "c.npy").shape == (101, 4, 4)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("kind", ["llamagen", "elm-2"])
+def test_exported_encoders_give_the_codes_of_the_reference(kind, native, pictures) -> None:
+    """The same codes as PyTorch for pictures of the model's size, and the range of pixels that each tokenizer wants."""
+    drawing_models = pytest.importorskip("drawing_models")
+    import torch
+
+    folder, pixels = pictures
+    whole = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        wanted = drawing_models.vq().encode(2 * whole - 1) if kind == "llamagen" else drawing_models.bae().encode(whole)
+    found = stream_from(drawing_models.bundle(kind), folder, native=native)
+    assert found.vocab == (40 if kind == "llamagen" else 64)
+    # A latent in the middle between two codes may fall to either side.
+    assert (found.codes.reshape(101, -1) == wanted.numpy().reshape(101, -1)).mean() > 0.995
 
 
 def test_errors_are_those_of_the_project() -> None:

@@ -29,7 +29,9 @@ def encode_pictures(
     """(codes int64 [N,g,g] of the pictures of ``folder`` by name, size of the codebook). Raises BundleError, RequestError, MissingDependencyError."""
     opened = open_bundle(bundle)
     told = _image_codes(opened)
-    size, grid, codes = (int(told[n]) for n in ("size", "grid", "codes"))
+    size, grid = int(told["size"]), int(told["grid"])
+    # A code of ELM is several ids of the model; the encoder gives the whole code.
+    codes = 1 << told["sub_bits"] * told["per_step"] if "sub_bits" in told else int(told["codes"])
     low, high = told.get("pixel_range", (-1, 1))
     files = pictures_of(folder)
     session = _session(opened, native, threads)
