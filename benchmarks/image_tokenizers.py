@@ -103,9 +103,10 @@ def describe(vq: nn.Module, images: np.ndarray, codes: int) -> str:
 
 @torch.no_grad()
 def encode_all(vq: nn.Module, split: str, size: int = 250) -> torch.Tensor:
-    """int16 [N,g*g]: codes of every image of ``split``."""
+    """int16 [N,g*g]: codes of every image of ``split``; those to learn from in bfloat16, which is half the time and moves few codes."""
     images = load(split)[0]
-    return torch.cat([vq.encode(pixels(images[i : i + size])).short() for i in range(0, len(images), size)])
+    with torch.autocast("cpu", torch.bfloat16, enabled=split == "train"):
+        return torch.cat([vq.encode(pixels(images[i : i + size])).short() for i in range(0, len(images), size)])
 
 
 def binary_config() -> BaeConfig:
