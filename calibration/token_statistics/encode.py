@@ -69,8 +69,8 @@ def fitted(picture: np.ndarray, size: int) -> np.ndarray:
         ) from error
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    square = np.ascontiguousarray(picture[top : top + side, left : left + side])  # Pillow's own box looks beyond itself
+    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _image_codes(opened: Bundle) -> dict[str, Any]:
