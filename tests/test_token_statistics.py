@@ -173,6 +173,14 @@ def entropy_of(codes, resamples):
     return entropies(row_grams(stream, 1), Resampler(stream, resamples))[0].block
 
 
+def test_images_in_the_order_of_their_classes_are_no_smaller_a_sample() -> None:
+    """Half of the images use other codes; one after the other or mixed, the sample is as large."""
+    codes = drawn(vocab=16, images=600, grid=(4, 4))
+    codes[300:] += 16
+    found = [analysed(c, 32) for c in (codes, np.random.default_rng(0).permutation(codes))]
+    assert all(f.enough for f in found) and found[0].warnings == found[1].warnings
+
+
 def test_intervals_are_as_wide_as_theory_says() -> None:
     """Of independent codes: standard deviation of H is that of log2 p over sqrt N."""
     found = entropy_of(drawn(ZIPF), 200)
