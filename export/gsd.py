@@ -9,14 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .checkpoint.llamagen_checkpoint import LlamaGenCheckpoint
 from .drawing import DTYPES, export_drawing
 from .drawing.acceptance import check_acceptances, not_negative, whole, write_acceptances
 from .drawing.codebook import balanced_clusters
 from .drawing.compare import Compare
 from .drawing.method import NewGraph
+from .drawing.record import Run
 from .drawing.run import check_dtype
 from .graph import GraphWriter, Progress, no_progress
 from .graph.drawing import Acceptance
@@ -33,6 +32,7 @@ class _Gsd(LlamaGenDrawing):
     window: int
 
     def write_more(self, new: NewGraph, step: GraphWriter) -> None:
+        super().write_more(new, step)
         write_acceptances(new, self.source.config.codes, self.rules)
 
     def image_codes(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class _Gsd(LlamaGenDrawing):
             "acceptance": self.numbers,
         }
 
-    def check_more(self, graphs: Path, compare: Compare, conditions: np.ndarray, drawn: list[np.ndarray]) -> None:
+    def check_more(self, graphs: Path, compare: Compare, run: Run) -> None:
         check_acceptances(graphs, self.source.config.codes, self.rules, compare)
 
 

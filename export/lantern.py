@@ -9,10 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..errors import RequestError, found_wanted
+from ..errors import CheckpointError, RequestError, found_wanted
 from ..models.eagle import Drafter
+from ..runtime.code_walk import MadeText
 from ..runtime.image_tensors import DRAFT_STEP
 from .checkpoint.eagle_drafter import read_drafter
 from .checkpoint.llamagen_checkpoint import LlamaGenCheckpoint
@@ -22,6 +21,7 @@ from .drawing.codebook import nearest_codes
 from .drawing.compare import Compare
 from .drawing.draft_check import check_drafter
 from .drawing.method import NewGraph, halve
+from .drawing.record import Run
 from .drawing.run import check_dtype
 from .graph import GraphWriter, Progress, no_progress
 from .graph.drawing import Acceptance
@@ -65,8 +65,9 @@ class _Lantern(LlamaGenDrawing):
         if self.dtype == "float16":
             halve(self.drafter)
 
-    def check_more(self, graphs: Path, compare: Compare, conditions: np.ndarray, drawn: list[np.ndarray]) -> None:
-        check_drafter(graphs, self.source.model, self.drafter, conditions, drawn, compare)
+    def check_more(self, graphs: Path, compare: Compare, run: Run) -> None:
+        assert not isinstance(run.conditions, MadeText)  # refused before anything was read
+        check_drafter(graphs, self.source.model, self.drafter, run.conditions, run.drawn, compare)
         check_acceptances(graphs, self.source.config.codes, self.rules, compare)
 
 
@@ -95,6 +96,15 @@ def export_lantern(
         raise RequestError(found_wanted("delta", delta, wanted, "correct --delta, or make it --relative"))
     whole("draft_length", draft_length, 1)
     source = LlamaGenCheckpoint(checkpoint)
+    if source.text:
+        raise CheckpointError(
+            found_wanted(
+                f"conditioning of {source.model_file}",
+                "text",
+                "classes: drafters of text-conditional models are not supported",
+                "export it as gsd, which needs no drafter",
+            )
+        )
     codes = source.config.codes
     count = min(NEIGHBOURS, codes - 1) if neighbours is None else neighbours
     whole("neighbours", count, 1, codes, ", all other codes")

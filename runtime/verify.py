@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 from ..errors import BundleError, RequestError, found_wanted
 from ..plugins import library_path
 from .bundle import Bundle
+from .code_walk import MadeText
 from .stepper import Stepper
 from .tensors import MTP_DRAFT_CHAIN
 from .verify_codes import replay_codes
@@ -59,6 +60,7 @@ class Case:
     logit_values: np.ndarray
     l2: float
     drawn: bool = False
+    text: MadeText | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def _case(raw: dict[str, Any], vocab: int, drawn: bool) -> Case:
         logit_values=np.array(logits["values"], np.float32),
         l2=float(logits["l2"]),
         drawn=drawn,
+        text=MadeText(**raw["text"]) if "text" in raw else None,
     )
     if not case.prompt_ids or not case.greedy_ids or len(case.margins) != len(case.greedy_ids):
         raise ValueError("a case without ids, or without a margin for each")
@@ -248,7 +251,8 @@ def verify_vectors(
         alone = engine != "bodies"
         groups = [[c] for c in cases] if alone else _same_steps(cases)
         allowed = max(tolerance, ROUNDED_TOLERANCE) if engine == ROUNDED else tolerance
-        checked = [result for group in groups for result in _replay(session, bundle, group, allowed)]
+        opened = partial(_open_named, bundle, engine, threads, {bundle.step_graph: session})
+        checked = [result for group in groups for result in _replay(session, opened, bundle, group, allowed)]
         steps = sum(len(c.greedy_ids) for c in cases)
         drafts = None
         if "mtp" in bundle.manifest:
@@ -257,21 +261,16 @@ def verify_vectors(
         elif "judge" in bundle.manifest:
             drafts = judge_failure(bundle, session, allowed)
         elif "vision" in bundle.manifest:
-            drafts = image_failure(
-                bundle,
-                partial(_open_named, bundle, engine, threads, {bundle.step_graph: session}),
-                allowed,
-                rounded=engine == ROUNDED,
-            )
+            drafts = image_failure(bundle, opened, allowed, rounded=engine == ROUNDED)
         results.append(EngineResult(engine, checked, steps, time.perf_counter() - start, drafts))
     return results, skipped
 
 
 def _open_named(bundle: Bundle, engine: str, threads: int, there: dict[str, Any], name: str) -> Any:
-    """The session of a graph: one that is there, or a new one."""
-    if name in there:
-        return there[name]
-    return open_session(str(bundle.graph(name)), session_options(bundle, engine, threads))
+    """The session of a graph: one that is there, or a new one, which is kept."""
+    if name not in there:
+        there[name] = open_session(str(bundle.graph(name)), session_options(bundle, engine, threads))
+    return there[name]
 
 
 def check_tolerance(tolerance: float) -> None:
@@ -287,12 +286,12 @@ def _same_steps(cases: Sequence[Case]) -> list[list[Case]]:
     return list(groups.values())
 
 
-def _replay(session: Any, bundle: Bundle, cases: list[Case], tolerance: float) -> list[CaseResult]:
+def _replay(
+    session: Any, opened: Callable[[str], Any], bundle: Bundle, cases: list[Case], tolerance: float
+) -> list[CaseResult]:
     """Prefill, then one row at a time. Shorter prompts are padded on the right. Images: in the order of their codes."""
     if cases[0].drawn:
-        drawn = np.array([c.greedy_ids for c in cases], np.int64)
-        last, found = replay_codes(session, bundle.manifest, [c.prompt_ids[0] for c in cases], drawn)
-        return [_compare(case, last[i], found[i], tolerance) for i, case in enumerate(cases)]
+        return _replay_images(opened, bundle, cases, tolerance)
     steps = len(cases[0].greedy_ids)
     lengths = np.array([len(c.prompt_ids) for c in cases], np.int64)
     ids = np.zeros((len(cases), int(lengths.max())), np.int64)
@@ -306,6 +305,20 @@ def _replay(session: Any, bundle: Bundle, cases: list[Case], tolerance: float) -
         chosen.append(stepper.step(recorded[:, step - 1 : step]).argmax(-1))
     found = np.stack(chosen, axis=1)
     return [_compare(case, first[i], found[i], tolerance) for i, case in enumerate(cases)]
+
+
+def _replay_images(
+    opened: Callable[[str], Any], bundle: Bundle, cases: list[Case], tolerance: float
+) -> list[CaseResult]:
+    """Images of classes in one batch; those of texts, which have lengths of their own, one by one."""
+    batches = [[case] for case in cases] if cases[0].text else [cases]
+    results = []
+    for batch in batches:
+        recorded = np.array([c.greedy_ids for c in batch], np.int64)
+        classes = np.array([c.prompt_ids[0] for c in batch], np.int64)
+        last, found = replay_codes(opened, bundle.manifest, batch[0].text or classes, recorded)
+        results += [_compare(case, last[i], found[i], tolerance) for i, case in enumerate(batch)]
+    return results
 
 
 def _compare(case: Case, row: np.ndarray, chosen: np.ndarray, tolerance: float) -> CaseResult:

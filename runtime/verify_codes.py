@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .code_walk import CodeWalk
+from .code_walk import Conditions, open_walk
 
 
 def replay_codes(
-    session: Any, manifest: dict[str, Any], conditions: Sequence[int], recorded: np.ndarray
+    opened: Callable[[str], Any], manifest: dict[str, Any], conditions: Conditions, recorded: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(logits float32 [B,V] of the last draw, ids int64 [B,draws] that each draw would choose) for images of ``conditions`` [B].
+    """(logits float32 [B,V] of the last draw, ids int64 [B,draws] that each draw would choose) for images of ``conditions``.
 
-    ``recorded`` int64 [B,draws] are all draws one after the other; they end with a turn.
+    ``opened`` gives the session of a graph by name. ``recorded`` int64 [B,draws] are all draws one after the other; they end with a turn.
     """
-    walk = CodeWalk(session, manifest, np.array(conditions, np.int64))
+    walk = open_walk(opened, manifest, conditions)
     logits = walk.begin()
     chosen, at = [logits.argmax(-1)], 0
     while at + logits.shape[1] < recorded.shape[1]:

@@ -17,6 +17,7 @@ from farthing.models.eagle import Drafter
 from farthing.models.elm import Elm, ElmConfig
 from farthing.models.llamagen import LlamaGen, LlamaGenConfig
 from farthing.models.nar import Nar
+from farthing.models.text_llamagen import TextLlamaGen, TextLlamaGenConfig
 from farthing.models.token_shuffle import TokenShuffle, TokenShuffleConfig
 from farthing.models.vq import Vq, VqConfig
 
@@ -67,6 +68,10 @@ def model(kind: str) -> Any:
     plain = LlamaGenConfig(codes=CODES, **SIZES)
     if name in ("llamagen", "gsd", "lantern"):
         return randomised(LlamaGen(plain), "output")
+    if name in ("text", "textgsd"):
+        sizes = {**SIZES, "classes": 0}
+        config = TextLlamaGenConfig(codes=CODES, **sizes, text_tokens=12, text_width=20)
+        return randomised(TextLlamaGen(config), "output")
     if name == "nar":
         return randomised(randomised(Nar(plain), "output"), "medusa_output")
     if name == "elm":
@@ -105,6 +110,8 @@ METHODS = {
     "elm": "elm",
     "shuffle": "token-shuffle",
     "gsd": "gsd",
+    "text": "llamagen",
+    "textgsd": "gsd",
     "lantern": "lantern",
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import CheckpointError, found_wanted
 from ...models.llamagen import LlamaGen, LlamaGenConfig
 from ...models.nar import Nar
+from ...models.text_llamagen import TextLlamaGen, TextLlamaGenConfig
 from ...models.vq import Vq
 from .image_files import bad, filled, need
 from .image_folder import ImageFolder
@@ -18,6 +19,9 @@ from .vq_tensors import vq_config
 
 NAR_HEAD = "medusa_output.weight"
 """The head for the code below: what makes a file one of NAR."""
+
+TEXT, UNCONDITIONAL = "cls_embedding.cap_proj.fc1.weight", "cls_embedding.uncond_embedding"
+"""What makes a file one of a text-conditional model, and the rows that stand for no text."""
 
 
 class VqFolder(ImageFolder):
@@ -59,19 +63,28 @@ class VqFolder(ImageFolder):
 class LlamaGenCheckpoint(VqFolder):
     """Both models as torch modules, float32, every name and shape checked. Raises CheckpointError."""
 
-    model: LlamaGen
+    model: LlamaGen | TextLlamaGen
     config: LlamaGenConfig
+
+    @property
+    def text(self) -> TextLlamaGen | None:
+        """The model, if a text is its condition."""
+        return self.model if isinstance(self.model, TextLlamaGen) else None
 
     def build(self, tensors: dict[str, Any]) -> None:
         """Fill ``config`` and ``model``. Raises CheckpointError."""
-        if any(name.startswith("cls_embedding.cap_proj") for name in tensors):
-            raise bad(self.model_file, "conditioning", "text", "classes: text-conditional models are not supported yet")
         if NAR_HEAD in tensors:
             raise bad(
                 self.model_file, "list of tensors", f"one with {NAR_HEAD}", "that of LlamaGen", "export it as nar"
             )
         sizes = self.sizes(tensors, "tok_embeddings.weight")
         self.same_rows(tensors, "output.weight", sizes["codes"])
+        if TEXT in tensors:
+            need(self.model_file, tensors, (UNCONDITIONAL,))
+            rows, width = tensors[UNCONDITIONAL].shape
+            self.config = TextLlamaGenConfig(classes=0, text_tokens=rows, text_width=width, **sizes)
+            self.model = filled(TextLlamaGen(self.config), tensors, self.model_file)
+            return
         self.config = LlamaGenConfig(classes=self.classes(tensors), **sizes)
         self.model = filled(LlamaGen(self.config), tensors, self.model_file)
 

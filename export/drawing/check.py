@@ -10,13 +10,12 @@ import numpy as np
 
 from ...plugins import operator
 from ...runtime import image_tensors as names
-from ...runtime.code_walk import CodeWalk
+from ...runtime.code_walk import open_walk
 from ...runtime.drawing.uniforms import uniforms
-from ...runtime.tensors import LOGITS
 from ..graph import Progress
 from ..vectors.record import open_graph
 from .compare import Compare
-from .record import DrawnRecording
+from .record import DrawnRecording, Run
 
 if TYPE_CHECKING:
     from .method import DrawingMethod
@@ -29,31 +28,26 @@ def check_drawing(
     method.round()
     compare = Compare()
     progress("comparing with PyTorch", 0, 3)
-    wanted = method.wanted(recording.conditions, recording.drawn)
-    for turn, (found, right) in enumerate(zip(recording.logits, wanted, strict=True)):
-        compare.close(f"logits of turn {turn}", found, right, rows=right.shape[0] * right.shape[1])
-    _one_pass(graphs, manifest, recording, wanted, compare)
+    for run in recording.runs:
+        wanted = method.wanted(run.conditions, run.drawn)
+        for turn, (found, right) in enumerate(zip(run.logits, wanted, strict=True)):
+            compare.close(f"logits of turn {turn}", found, right, rows=right.shape[0] * right.shape[1])
+        _one_pass(graphs, manifest, run, wanted, compare)
     progress("comparing with PyTorch", 1, 3)
     _tokenizer(method, graphs, compare)
     progress("comparing with PyTorch", 2, 3)
     _sample(graphs, method.source.config.codes, compare)
-    method.check_more(graphs, compare, recording.conditions, recording.drawn)
+    method.check_more(graphs, compare, recording.runs[0])
     progress("comparing with PyTorch", 3, 3)
     return compare.report()
 
 
-def _one_pass(
-    graphs: Path, manifest: dict[str, Any], recording: DrawnRecording, wanted: list[np.ndarray], compare: Compare
-) -> None:
-    """All rows in a single pass, as verification of drafts runs them. A diagonal model's passes have several rows already."""
-    walk = CodeWalk(open_graph(graphs / f"{names.AR_STEP}.onnx"), manifest, recording.conditions)
-    if walk.order.name == "diagonal":
-        return
-    rows = [walk.order.condition(recording.conditions), *(walk.order.rows(d) for d in recording.drawn[:-1])]
-    everywhere = np.arange(len(rows))
-    walk.run(np.concatenate(rows, axis=1), everywhere, everywhere)
-    found = walk.made[LOGITS].reshape(len(rows[0]), len(rows), *wanted[0].shape[1:])
-    compare.close("logits of one pass over all rows", found, np.stack(wanted, axis=1))
+def _one_pass(graphs: Path, manifest: dict[str, Any], run: Run, wanted: list[np.ndarray], compare: Compare) -> None:
+    """All codes in a single pass, as verification of drafts runs them. A diagonal model's passes have several rows already."""
+    walk = open_walk(lambda name: open_graph(graphs / f"{name}.onnx"), manifest, run.conditions)
+    if walk.order.name != "diagonal" and len(run.drawn) > 1:
+        walk.begin()
+        compare.close("logits of one pass over all rows", walk.together(run.drawn[:-1]), np.stack(wanted[1:], axis=1))
 
 
 def _tokenizer(method: DrawingMethod, graphs: Path, compare: Compare) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...runtime import image_tensors as names
+from ...runtime.code_walk import Conditions
 from ..checkpoint.image_folder import ImageFolder
 from ..graph import GraphWriter
 from ..graph.drawing import write_sample
 from ..graph.vq import write_vq_decode, write_vq_encode
 from .compare import Compare
+from .record import Run
 
 NewGraph = Callable[[str], GraphWriter]
 """Name of a graph -> a writer for it; what was asked for becomes part of the bundle."""
@@ -84,10 +86,15 @@ class DrawingMethod:
         if self.dtype == "float16":
             halve(self.source.model)
 
-    def wanted(self, conditions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
+    def conditions(self) -> list[Conditions]:
+        """What vectors are recorded from: first class, last class and no class."""
+        codes, classes = self.source.config.codes, self.source.config.classes
+        return [np.array([codes, codes + classes - 1, codes + classes], np.int64)]
+
+    def wanted(self, conditions: Any, drawn: list[np.ndarray]) -> list[np.ndarray]:
         """What the reference says, in one pass without a cache: logits float32 [B,draws,V] of each turn.
 
-        ``conditions`` int64 [B] are joint ids; ``drawn`` [B,draws] what each turn decided.
+        ``conditions`` int64 [B] are joint ids, or a made text; ``drawn`` [B,draws] what each turn decided.
         """
         import torch
 
@@ -96,8 +103,8 @@ class DrawingMethod:
             logits = self.source.model(torch.from_numpy(ids)).numpy()
         return [logits[:, i : i + 1] for i in range(len(drawn))]
 
-    def check_more(self, graphs: Path, compare: Compare, conditions: np.ndarray, drawn: list[np.ndarray]) -> None:
-        """Compare graphs of this method alone."""
+    def check_more(self, graphs: Path, compare: Compare, run: Run) -> None:
+        """Compare graphs of this method alone; ``run`` are the first recorded images."""
 
 
 def halve(module: Any) -> None:

@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...runtime.code_walk import CodeWalk
-from ...runtime.image_tensors import AR_STEP
+from ...runtime.code_walk import Conditions, MadeText, open_walk
 from ..graph import Progress
 from ..vectors.record import NEW_TOKENS, Case, open_graph
 
 
 @dataclass(frozen=True)
-class DrawnRecording:
-    """``conditions`` int64 [B]; of each turn ``drawn`` int64 [B,draws] and ``logits`` float32 [B,draws,V]."""
+class Run:
+    """Images of some ``conditions``: of each turn ``drawn`` int64 [B,draws] and ``logits`` float32 [B,draws,V]."""
 
-    conditions: np.ndarray
+    conditions: Conditions
     drawn: list[np.ndarray]
     logits: list[np.ndarray]
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of vectors/ar_step.json: ids of all draws in their order, and logits of the last, which depend on all before."""
-        cases = []
-        for i, condition in enumerate(self.conditions.tolist()):
+    def cases(self) -> list[dict[str, Any]]:
+        """Of each image the ids of all draws in their order, and logits of the last, which depend on all before."""
+        made = isinstance(self.conditions, MadeText)
+        found = []
+        for i in range(len(self.drawn[0])):
+            condition = 0 if isinstance(self.conditions, MadeText) else int(self.conditions[i])
             ids = np.concatenate([d[i] for d in self.drawn]).tolist()
             rows = np.concatenate([r[i] for r in self.logits])
             case = Case([condition], ids, rows).as_json()
-            cases.append({**case, "logits": Case([condition], ids[-1:], rows[-1:]).as_json()["logits"]})
-        return {"cases": cases, "logits_of": "last"}
+            case["logits"] = Case([condition], ids[-1:], rows[-1:]).as_json()["logits"]
+            found.append({**case, "text": self.conditions.as_json()} if made else case)  # type: ignore[union-attr]
+        return found
 
 
-def record_drawing(graphs: Path, manifest: dict[str, Any], progress: Progress) -> DrawnRecording:
-    """First class, last class and no class: whole images where a pass decides a diagonal, else the first NEW_TOKENS turns."""
-    image = manifest["image_codes"]
-    codes, classes = int(image["codes"]), int(image["classes"])
-    conditions = np.array([codes, codes + classes - 1, codes + classes], np.int64)
-    walk = CodeWalk(open_graph(graphs / f"{AR_STEP}.onnx"), manifest, conditions)
-    turns = walk.turns if walk.order.name == "diagonal" else min(NEW_TOKENS, walk.turns)
-    logits = [walk.begin()]
-    drawn = [logits[0].argmax(-1)]
-    while len(drawn) < turns:
-        logits.append(walk.step(drawn[-1]))
-        drawn.append(logits[-1].argmax(-1))
-        progress("recording vectors", len(drawn), turns)
-    return DrawnRecording(conditions, drawn, logits)
+@dataclass(frozen=True)
+class DrawnRecording:
+    """All runs of a bundle."""
+
+    runs: list[Run]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of vectors/ar_step.json."""
+        return {"cases": [case for run in self.runs for case in run.cases()], "logits_of": "last"}
+
+
+def record_drawing(
+    graphs: Path, manifest: dict[str, Any], conditions: Sequence[Conditions], progress: Progress
+) -> DrawnRecording:
+    """Whole images where a pass decides a diagonal, else the first NEW_TOKENS turns, from each of ``conditions``."""
+    opened = functools.cache(lambda name: open_graph(graphs / f"{name}.onnx"))
+    runs = []
+    for number, condition in enumerate(conditions):
+        walk = open_walk(opened, manifest, condition)
+        turns = walk.turns if walk.order.name == "diagonal" else min(NEW_TOKENS, walk.turns)
+        logits = [walk.begin()]
+        drawn = [logits[0].argmax(-1)]
+        while len(drawn) < turns:
+            logits.append(walk.step(drawn[-1]))
+            drawn.append(logits[-1].argmax(-1))
+            progress("recording vectors", number * turns + len(drawn), len(conditions) * turns)
+        runs.append(Run(condition, drawn, logits))
+    return DrawnRecording(runs)

@@ -50,7 +50,7 @@ def export_drawing(method: DrawingMethod, out: str | Path, *, check: bool, progr
             step = method.write_all(new)
         progress("writing weights", 1, 1)
         manifest = _manifest(method, graphs)
-        recording = record_drawing(folder, manifest, progress)
+        recording = record_drawing(folder, manifest, method.conditions(), progress)
         vectors = json.dumps(recording.as_json(), sort_keys=True) + "\n"
         (writer.path / "vectors" / f"{AR_STEP}.json").write_text(vectors, encoding="utf-8")
         report = check_drawing(method, folder, manifest, recording, progress) if check else None

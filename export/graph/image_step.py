@@ -114,8 +114,9 @@ class ImageStep:
             w.outputs += [TensorInfo(n.format(i), "float32", cache) for n in (names.PRESENT_K, names.PRESENT_V)]
 
     def joint_table(self) -> list[np.ndarray]:
-        """Rows of the codes, then of the conditions."""
-        return [self.state["tok_embeddings.weight"], self.state["cls_embedding.embedding_table.weight"]]
+        """Rows of the codes, then of the classes; of the codes alone where a text is the condition."""
+        tables = ("tok_embeddings.weight", "cls_embedding.embedding_table.weight")
+        return [self.state[name] for name in tables if name in self.state]
 
     def gather(self, name: str, parts: Callable[[], list[np.ndarray]], index: str, out: str) -> None:
         """Rows ``index`` of the table ``name``, stored as ``dtype``, as float32 ``out``."""
