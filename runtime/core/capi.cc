@@ -1,18 +1,16 @@
 // farthing.h over Engine: no exception leaves, every struct is read only as far as its caller's size says.
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <optional>
 
 #include "../include/farthing.h"
+#include "capi_support.h"
 #include "engine.h"
 #include "error.h"
 #include "text_stream.h"
 
-using farthing::Error;
 using farthing::Status;
+using namespace farthing::capi;
 
 struct farthing_engine {
   farthing::Engine engine;
@@ -35,60 +33,6 @@ struct farthing_engine {
 
 namespace {
 
-thread_local std::string last_error;
-
-template <class F>
-farthing_status guarded(F&& f) {
-  try {
-    f();
-    return FARTHING_OK;
-  } catch (const Error& error) {
-    last_error = error.what();
-    return static_cast<farthing_status>(error.status());
-  } catch (const farthing::TokenizerError& error) {
-    last_error = error.what();
-    return FARTHING_BUNDLE;
-  } catch (const std::bad_alloc&) {
-    last_error = "memory is exhausted, expected room for the cache and the weights; open with a shorter context";
-    return FARTHING_INTERNAL;
-  } catch (const std::exception& error) {
-    last_error = error.what();
-    return FARTHING_INTERNAL;
-  }
-}
-
-void need(const void* pointer, const char* what) {
-  if (pointer == nullptr) farthing::refuse(Status::request, what, "NULL", "a pointer", "pass one");
-}
-
-// Copies as much of the caller's struct as both sides know over the defaults.
-template <class T>
-T taken(const T* given, T defaults) {
-  if (given == nullptr) return defaults;
-  if (given->size < sizeof(std::size_t) || given->size > 4096) {
-    farthing::refuse(Status::request, "size of a struct", std::to_string(given->size), "its sizeof",
-                     "initialise it with the _INIT macro");
-  }
-  std::memcpy(&defaults, given, std::min(given->size, sizeof(T)));
-  return defaults;
-}
-
-template <class T>
-void give(T* out, T value) {
-  if (out == nullptr) return;
-  const std::size_t size = std::min(out->size, sizeof(T));
-  value.size = out->size;
-  std::memcpy(out, &value, size);
-}
-
-// libfarthing_ops.so in the folder of the library this function is in; empty when there is none.
-std::string ops_beside() {
-  Dl_info info;
-  if (dladdr(reinterpret_cast<const void*>(&farthing_open), &info) == 0 || info.dli_fname == nullptr) return {};
-  const auto path = std::filesystem::absolute(info.dli_fname).parent_path() / "libfarthing_ops.so";
-  return std::filesystem::exists(path) ? path.string() : std::string{};
-}
-
 farthing::GenerateOptions options_of(const farthing_generation& how, const farthing::Bundle& bundle) {
   farthing::GenerateOptions options;
   options.max_new_tokens = how.max_new_tokens;
@@ -100,16 +44,6 @@ farthing::GenerateOptions options_of(const farthing_generation& how, const farth
   options.restart_window = how.restart_window;
   options.speculate = how.plain == 0;
   return options;
-}
-
-// Structs in an array may be of another version, and so of another size. `what`: one of them, for the message.
-template <class T>
-T* next_struct(T* at, const char* what, const char* macro) {
-  if (at->size < sizeof(std::size_t) || at->size > 4096) {
-    farthing::refuse(Status::request, std::string("size of ") + what, std::to_string(at->size), "its sizeof",
-                     std::string("initialise each with ") + macro);
-  }
-  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(at) + at->size);
 }
 
 std::vector<farthing::ImageInput> images_of(const farthing_image* images, std::size_t count) {
@@ -159,7 +93,7 @@ static_assert(static_cast<int>(farthing::StopReason::cancelled) == FARTHING_STOP
 
 }  // namespace
 
-const char* farthing_last_error(void) { return last_error.c_str(); }
+const char* farthing_last_error(void) { return last_error().c_str(); }
 const char* farthing_version(void) { return FARTHING_VERSION; }
 
 farthing_status farthing_open(const char* bundle, const farthing_options* options, farthing_engine** engine) {

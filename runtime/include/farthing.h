@@ -186,6 +186,104 @@ FARTHING_API farthing_status farthing_generate_text_images(farthing_engine* engi
                                                            const farthing_generation* how, farthing_on_text on_text,
                                                            void* user, farthing_result* result);
 
+/* Drawing, with bundles of image models (farthing export llamagen | nar | elm | token-shuffle | gsd | lantern ...). A drawer is for one thread
+ * at a time, except farthing_drawer_cancel().
+ *
+ *   farthing_drawer* drawer;
+ *   farthing_drawer_info info = FARTHING_DRAWER_INFO_INIT;
+ *   farthing_drawer_open("build/images", NULL, &drawer);
+ *   farthing_drawer_about(drawer, &info);
+ *   uint8_t* rgb = malloc(3 * info.side * info.side);
+ *   int64_t label = 7;
+ *   farthing_draw(drawer, &label, 1, NULL, NULL, NULL, NULL, 0, rgb, 3 * info.side * info.side, NULL);
+ *   farthing_write_png("seven.png", rgb, 1, info.side, info.side, 0); */
+typedef struct farthing_drawer farthing_drawer;
+
+typedef struct farthing_drawer_options {
+  size_t size;             /* sizeof(farthing_drawer_options) */
+  int32_t threads;         /* 0 = all cores */
+  int32_t skip_hashes;     /* 1 = do not check SHA-256 of the files when opening */
+  const char* onnxruntime; /* as in farthing_options */
+  const char* ops_library; /* as in farthing_options */
+} farthing_drawer_options;
+#define FARTHING_DRAWER_OPTIONS_INIT {sizeof(farthing_drawer_options), 0, 0, NULL, NULL}
+
+/* options may be NULL. On failure *drawer is NULL; FARTHING_BUNDLE for a bundle of a model that does not draw. */
+FARTHING_API farthing_status farthing_drawer_open(const char* bundle, const farthing_drawer_options* options,
+                                                  farthing_drawer** drawer);
+FARTHING_API void farthing_drawer_close(farthing_drawer* drawer); /* NULL is fine */
+
+typedef struct farthing_drawer_info {
+  size_t size;        /* sizeof(farthing_drawer_info) */
+  int64_t codes;      /* a code is 0 to codes - 1 */
+  int64_t tokens;     /* codes of an image */
+  int64_t side;       /* pixels along a side of the square */
+  int64_t classes;    /* a class is 0 to classes - 1; 0 = the model draws texts */
+  int64_t text_width; /* features of a row of a text; 0 = the model draws classes */
+  int64_t text_rows;  /* most rows of a text; 0 as above */
+  const char*
+      modes; /* what farthing_drawing.decode may be, "plain, exact, grouped"; valid until the drawer is closed */
+  const char* decode; /* which of them is the default */
+  const char* drafts; /* "none", "jacobi", "eagle" */
+  int32_t guided;     /* 1 = it has rows without a condition, so that there is guidance */
+} farthing_drawer_info;
+#define FARTHING_DRAWER_INFO_INIT {sizeof(farthing_drawer_info), 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, 0}
+FARTHING_API farthing_status farthing_drawer_about(const farthing_drawer* drawer, farthing_drawer_info* info);
+
+typedef struct farthing_drawing {
+  size_t size;   /* sizeof(farthing_drawing) */
+  uint64_t seed; /* image i is drawn under seed + i: the same codes here and in Python, whatever stands beside it */
+  double temperature; /* 0 = always the best code */
+  int64_t top_k;      /* 0 = off */
+  double top_p;       /* 1 = off */
+  double guidance;    /* scale, 0 to 100; 1 = none; -1 = 4, or none where the model has no rows without a condition */
+  int64_t interval;   /* codes that are guided; -1 = all */
+  const char*
+      schedule; /* "constant", "linear", "half_linear", "cosine", "log", "square", "square_root"; NULL = constant */
+  const char*
+      decode; /* "plain", or how drafts are accepted: "exact", "grouped", "partition", "neighbourhood"; NULL = the bundle's */
+  int64_t draft_length; /* drafts a round at most; 0 = the bundle's */
+  const int64_t*
+      prefix; /* [count, prefix_codes]: the first codes of each image, in raster order, with decode plain; NULL = none */
+  int64_t prefix_codes;
+  const float* text_embeds; /* [count, text_rows, text_width] instead of classes, without padding */
+  int64_t text_rows;
+} farthing_drawing;
+#define FARTHING_DRAWING_INIT {sizeof(farthing_drawing), 0, 1, 0, 1, -1, -1, NULL, NULL, 0, NULL, 0, NULL, 0}
+
+typedef struct farthing_drawn {
+  size_t size;        /* sizeof(farthing_drawn) */
+  farthing_stop stop; /* FARTHING_STOP_LENGTH = all of it was drawn */
+  int64_t passes;     /* of the model, over all images */
+  int64_t rounds, judged,
+      accepted;           /* passes over drafts, drafts that were looked at, drafts that hold; 0 with decode plain */
+  double mean_chance;     /* of the judged drafts to be accepted */
+  double total_variation; /* estimate, a judged draft, of what the rule moves; 0 with plain and exact */
+  double model_seconds, choosing_seconds, pixel_seconds, total_seconds; /* wall clock */
+} farthing_drawn;
+#define FARTHING_DRAWN_INIT {sizeof(farthing_drawn), FARTHING_STOP_LENGTH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* Called after every pass with the codes that are drawn and those of all images; 0 ends the drawing. */
+typedef int32_t (*farthing_on_progress)(void* user, int64_t done, int64_t all);
+
+/* Draws `count` images: of classes [count], or NULL with how->text_embeds. Writes codes [count, tokens], row by row, and rgb
+ * [count, side, side, 3]; either may be NULL with a capacity of 0 (codes in numbers, rgb in bytes). how, on_progress and result may be
+ * NULL. A drawing that was ended early is FARTHING_OK with another stop: codes not drawn are 0, and rgb is not written. */
+FARTHING_API farthing_status farthing_draw(farthing_drawer* drawer, const int64_t* classes, size_t count,
+                                           const farthing_drawing* how, farthing_on_progress on_progress, void* user,
+                                           int64_t* codes, size_t code_capacity, uint8_t* rgb, size_t rgb_capacity,
+                                           farthing_drawn* result);
+/* Pixels [count / tokens, side, side, 3] of codes. */
+FARTHING_API farthing_status farthing_draw_pixels(farthing_drawer* drawer, const int64_t* codes, size_t count,
+                                                  uint8_t* rgb, size_t rgb_capacity);
+/* Ends a running drawing after its current pass; from any thread. */
+FARTHING_API void farthing_drawer_cancel(farthing_drawer* drawer);
+
+/* Writes `count` images uint8 [count, height, width, 3] as one PNG, `columns` beside each other; 0 = about a square. The file is whole or
+ * not there. */
+FARTHING_API farthing_status farthing_write_png(const char* path, const uint8_t* rgb, int64_t count, int64_t height,
+                                                int64_t width, int64_t columns);
+
 #ifdef __cplusplus
 }
 #endif

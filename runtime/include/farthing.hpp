@@ -216,4 +216,119 @@ class Runtime {
   std::unique_ptr<farthing_engine, Close> engine_;
 };
 
+// How to draw. Same meaning as the fields of farthing_drawing.
+struct Drawing {
+  std::uint64_t seed = 0;
+  double temperature = 1;
+  std::int64_t top_k = 0;
+  double top_p = 1;
+  double guidance = -1;
+  std::int64_t interval = -1;
+  std::string schedule, decode;
+  std::int64_t draft_length = 0;
+};
+
+// Images: codes [count, tokens], rgb uint8 [count, side, side, 3].
+struct Drawings {
+  std::vector<std::int64_t> codes;
+  std::vector<std::uint8_t> rgb;
+  farthing_drawn result = FARTHING_DRAWN_INIT;
+};
+
+// An open bundle that draws. Movable; for one thread at a time, except cancel().
+//
+//   farthing::Drawer drawer("build/images");
+//   drawer.write_png("seven.png", drawer.draw({7}));
+class Drawer {
+ public:
+  explicit Drawer(const std::string& bundle, farthing_drawer_options options = FARTHING_DRAWER_OPTIONS_INIT) {
+    farthing_drawer* drawer = nullptr;
+    check(farthing_drawer_open(bundle.c_str(), &options, &drawer));
+    drawer_.reset(drawer);
+    check(farthing_drawer_about(drawer, &info_));
+  }
+
+  // An image for each class; on_progress(codes done, codes of all) ends the drawing by returning false.
+  Drawings draw(const std::vector<std::int64_t>& classes, const Drawing& how = {},
+                const std::function<bool(std::int64_t, std::int64_t)>& on_progress = {}) {
+    return draw(classes, classes.size(), nullptr, 0, how, on_progress);
+  }
+
+  // An image for each text: features float32 [count, rows, text_width], without padding.
+  Drawings draw_texts(const std::vector<float>& features, std::size_t count, const Drawing& how = {},
+                      const std::function<bool(std::int64_t, std::int64_t)>& on_progress = {}) {
+    const auto width = static_cast<std::size_t>(std::max<std::int64_t>(info_.text_width, 1));
+    return draw({}, count, features.data(), features.size() / width / std::max<std::size_t>(count, 1), how,
+                on_progress);
+  }
+
+  std::vector<std::uint8_t> pixels(const std::vector<std::int64_t>& codes) {
+    std::vector<std::uint8_t> rgb(codes.size() / tokens() * image_bytes());
+    check(farthing_draw_pixels(drawer_.get(), codes.data(), codes.size(), rgb.data(), rgb.size()));
+    return rgb;
+  }
+
+  // All images of `drawn` as one PNG; columns 0 = about a square.
+  void write_png(const std::string& path, const Drawings& drawn, std::int64_t columns = 0) const {
+    const auto count = static_cast<std::int64_t>(drawn.rgb.size() / image_bytes());
+    check(farthing_write_png(path.c_str(), drawn.rgb.data(), count, info_.side, info_.side, columns));
+  }
+
+  void cancel() { farthing_drawer_cancel(drawer_.get()); }
+  const farthing_drawer_info& about() const { return info_; }
+  farthing_drawer* get() { return drawer_.get(); }
+
+ private:
+  struct Relay {
+    const std::function<bool(std::int64_t, std::int64_t)>* f;
+    std::exception_ptr thrown;
+  };
+  struct Close {
+    void operator()(farthing_drawer* drawer) const { farthing_drawer_close(drawer); }
+  };
+  static void check(farthing_status status) {
+    if (status != FARTHING_OK) throw RuntimeError(status);
+  }
+  std::size_t tokens() const { return static_cast<std::size_t>(info_.tokens); }
+  std::size_t image_bytes() const { return static_cast<std::size_t>(3 * info_.side * info_.side); }
+
+  Drawings draw(const std::vector<std::int64_t>& classes, std::size_t count, const float* texts, std::size_t rows,
+                const Drawing& how, const std::function<bool(std::int64_t, std::int64_t)>& on_progress) {
+    farthing_drawing native = FARTHING_DRAWING_INIT;
+    native.seed = how.seed;
+    native.temperature = how.temperature;
+    native.top_k = how.top_k;
+    native.top_p = how.top_p;
+    native.guidance = how.guidance;
+    native.interval = how.interval;
+    native.schedule = how.schedule.empty() ? nullptr : how.schedule.c_str();
+    native.decode = how.decode.empty() ? nullptr : how.decode.c_str();
+    native.draft_length = how.draft_length;
+    native.text_embeds = texts;
+    native.text_rows = static_cast<std::int64_t>(rows);
+    Drawings made;
+    made.codes.resize(count * tokens());
+    made.rgb.resize(count * image_bytes());
+    Relay relay{&on_progress, nullptr};
+    check(farthing_draw(
+        drawer_.get(), classes.empty() ? nullptr : classes.data(), count, &native,
+        [](void* user, int64_t done, int64_t all) -> int32_t {
+          auto& to = *static_cast<Relay*>(user);
+          if (!*to.f) return 1;
+          try {
+            return (*to.f)(done, all) ? 1 : 0;
+          } catch (...) {
+            to.thrown = std::current_exception();
+            return 0;
+          }
+        },
+        &relay, made.codes.data(), made.codes.size(), made.rgb.data(), made.rgb.size(), &made.result));
+    if (relay.thrown) std::rethrow_exception(relay.thrown);
+    return made;
+  }
+
+  std::unique_ptr<farthing_drawer, Close> drawer_;
+  farthing_drawer_info info_ = FARTHING_DRAWER_INFO_INIT;
+};
+
 }  // namespace farthing

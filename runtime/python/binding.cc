@@ -10,6 +10,7 @@
 #include "../core/engine.h"
 #include "../core/error.h"
 #include "../core/tensorrt_backend.h"
+#include "drawing.h"
 #include "images.h"
 #include "speculation.h"
 
@@ -185,6 +186,7 @@ NB_MODULE(_core, module) {
   module.def("tensorrt_headers", &farthing::tensorrt_headers);
   farthing::bind_drafters(module);
   farthing::bind_images(module);
+  farthing::bind_drawing(module);
   nb::class_<PyEngine>(module, "Engine")
       .def(
           "__init__",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -64,19 +65,22 @@ std::uint64_t filtered(int filter, std::span<const std::uint8_t> row, std::span<
   return sum;
 }
 
+void check_size(std::int64_t count, std::int64_t height, std::int64_t width) {
+  if (count >= 1 && height >= 1 && width >= 1 && height <= kMostPngPixels / width &&
+      count <= kMostPngPixels / (height * width)) {
+    return;
+  }
+  refuse(Status::request, "size of the picture",
+         std::to_string(count) + " x " + std::to_string(height) + " x " + std::to_string(width),
+         "1 to " + std::to_string(kMostPngPixels) + " pixels", "write smaller pictures");
+}
+
 void check_size(std::size_t bytes, std::int64_t count, std::int64_t height, std::int64_t width) {
-  const bool fits = count >= 1 && height >= 1 && width >= 1 && height <= kMostPngPixels / width &&
-                    count <= kMostPngPixels / (height * width);
-  if (!fits) {
-    refuse(Status::request, "size of the picture",
-           std::to_string(count) + " x " + std::to_string(height) + " x " + std::to_string(width),
-           "1 to " + std::to_string(kMostPngPixels) + " pixels", "write smaller pictures");
-  }
+  check_size(count, height, width);
   const auto wanted = kChannels * static_cast<std::size_t>(count * height * width);
-  if (bytes != wanted) {
-    refuse(Status::request, "pixels of the picture", std::to_string(bytes) + " bytes", std::to_string(wanted),
-           "pass red, green and blue of each pixel");
-  }
+  if (bytes == wanted) return;
+  refuse(Status::request, "pixels of the picture", std::to_string(bytes) + " bytes", std::to_string(wanted),
+         "pass red, green and blue of each pixel");
 }
 
 }  // namespace
@@ -153,6 +157,16 @@ std::vector<std::uint8_t> contact_sheet(std::span<const std::uint8_t> images, st
     }
   }
   return sheet;
+}
+
+void write_png_sheet(const std::filesystem::path& path, const std::uint8_t* images, std::int64_t count,
+                     std::int64_t height, std::int64_t width, std::int64_t columns) {
+  check_size(count, height, width);
+  const std::span all{images, kChannels * static_cast<std::size_t>(count * height * width)};
+  if (columns == 0) columns = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
+  if (columns == 1) return write_png(path, all, count * height, width);
+  const std::vector<std::uint8_t> sheet = contact_sheet(all, count, height, width, columns);
+  write_png(path, sheet, (count + columns - 1) / columns * height, columns * width);
 }
 
 }  // namespace farthing::drawing

@@ -23,4 +23,9 @@ void write_png(const std::filesystem::path& path, std::span<const std::uint8_t> 
 std::vector<std::uint8_t> contact_sheet(std::span<const std::uint8_t> images, std::int64_t count, std::int64_t height,
                                         std::int64_t width, std::int64_t columns);
 
+// Several images as one PNG: a contact sheet of so many columns, 0 = about a square. `images` has 3 * count * height * width bytes, of which
+// nothing is read before the sizes are checked. Throws Error(request).
+void write_png_sheet(const std::filesystem::path& path, const std::uint8_t* images, std::int64_t count,
+                     std::int64_t height, std::int64_t width, std::int64_t columns);
+
 }  // namespace farthing::drawing
