@@ -14,7 +14,7 @@ HELP = """Measure the codes of an image tokenizer as one measures a language, an
 \b
 CODES is one of
   codes.npy     integers [N,H,W], or [N,H*W] with --grid; needs --codebook
-  codes.codes   written by --save, a third smaller or so
+  codes.codes   written by --save: packed, without loss
   a bundle      of an image model with its tokenizer's encoder; --images is then a folder of pictures
 At least 100 images; a thousand and more for intervals that decide something. Leave out padding and ends of lines.
 

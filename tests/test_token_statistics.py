@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from farthing.calibration.token_statistics import (
     Analysis,
@@ -339,6 +341,14 @@ def test_files_that_are_no_codes(tmp_path) -> None:
         "text.npy": lambda p: p.write_text("hello"),
         "empty.npy": lambda p: p.write_bytes(b""),
         "short.npy": lambda p: (np.save(p, GOOD), p.write_bytes(p.read_bytes()[:200])),
+        "claims.npy": lambda p: (
+            np.save(p, GOOD),
+            p.write_bytes(p.read_bytes().replace(b"(120, 4, 4)", b"(9**9, 9,9)")),
+        ),
+        "huge.npy": lambda p: (
+            np.save(p, GOOD),
+            p.write_bytes(p.read_bytes().replace(b"(120, 4, 4), }    ", b"(9999999999,4,4),}")),
+        ),
         "packed.codes": lambda p: p.write_bytes(b"FARTHCOD" + bytes(90)),
     }
     for name, write in bad.items():
@@ -347,6 +357,29 @@ def test_files_that_are_no_codes(tmp_path) -> None:
             read_codes(tmp_path / name)
     with pytest.raises(RequestError):
         read_codes(tmp_path / "missing.npy")
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 140), st.integers(0, 255) | st.sampled_from(list(b"0123456789(),' "))),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_damaged_headers_are_refused_or_read(tmp_path, changes) -> None:
+    file = tmp_path / "codes.npy"
+    np.save(file, GOOD)
+    data = bytearray(file.read_bytes())
+    for place, byte in changes:
+        data[place] = byte
+    file.write_bytes(data)
+    try:
+        stream = stream_of(read_codes(file)[0], V)
+    except RequestError as error:
+        assert "expected" in str(error)
+    else:
+        assert stream.codes.min() >= 0 and stream.codes.max() < V
 
 
 def test_small_codebooks_for_few_tokens_are_warned_about() -> None:

@@ -92,7 +92,7 @@ def stream_of(
     if high >= vocab:
         fix = "give the size of this tokenizer's codebook, and remove classes, line ends and padding first"
         raise RequestError(found_wanted(f"largest id of {what}", high, f"below --codebook {vocab}", fix))
-    codes = np.ascontiguousarray(codes, np.int64)
+    codes = np.array(codes, np.int64, order="C")  # no longer mapped
     if not (codes[1:] != codes[:1]).any():
         found = f"one image, {len(codes)} times"
         raise RequestError(found_wanted(what, found, "different images", "check how they were made"))
@@ -128,16 +128,19 @@ def read_codes(path: str | Path) -> tuple[np.ndarray, int | None]:
             start = opened.read(len(MAGIC))
         if start == MAGIC:
             return unpack_codes(file.read_bytes())
-        array = np.load(file, allow_pickle=False)
+        if not start.startswith(b"\x93NUMPY"):
+            raise ValueError("neither .npy nor packed")
+        # Mapped: a header that claims more than the file has is refused, not allocated.
+        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise RequestError(
             found_wanted(f"file {path}", f"not readable ({error.strerror or error})", "codes", "check the path")
         ) from error
-    except (ValueError, EOFError, SyntaxError) as error:
+    except RequestError:
+        raise
+    except Exception as error:
+        # A damaged header makes numpy raise ValueError, EOFError, SyntaxError, TokenError, OverflowError, ...
         raise RequestError(
             found_wanted(f"file {path}", f"no codes ({str(error)[:80]})", "a .npy of integers", "numpy.save writes one")
         ) from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise RequestError(found_wanted(f"file {path}", "an archive", "one array", "save it as .npy"))
     return array, None
