@@ -119,10 +119,10 @@ __device__ __forceinline__ double draw(const float* weight, int size, float u, d
 }
 
 // blockIdx.x: sequence and row. `away` [all rows, size] is workspace; probs may be null.
-static __global__ void guided_sample_kernel(const float* cond, const float* uncond, const float* scale,
-                                            const float* uniforms, const float* temperature, const std::int64_t* top_k,
-                                            const float* top_p, float* away, std::int64_t* ids, float* probs,
-                                            SampleShape s) {
+static __global__ void __launch_bounds__(1024)
+    guided_sample_kernel(const float* cond, const float* uncond, const float* scale, const float* uniforms,
+                         const float* temperature, const std::int64_t* top_k, const float* top_p, float* away,
+                         std::int64_t* ids, float* probs, SampleShape s) {
   FARTHING_SHARED(float, scratch);
   double* sums = reinterpret_cast<double*>(scratch + 32);
   double* totals = sums + blockDim.x;
@@ -140,7 +140,7 @@ static __global__ void guided_sample_kernel(const float* cond, const float* unco
   }
   peak = block_max(peak, scratch);
 
-  if (!(heat > 0.0f)) {  // the same for all threads
+  if (!(heat > 0.0f)) {                        // the same for all threads
     float last = -static_cast<float>(s.size);  // minus the lowest id of the best: exact below 2^24
     for (int i = thread; i < s.size; i += threads) {
       if (mine[i] != peak) continue;
