@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import MissingDependencyError, found_wanted
+from ...errors import MissingDependencyError
 from ..engines import native_parts, onnxruntime_library
 from .request import Request
 from .result import Drawn, Speculation
@@ -20,21 +21,30 @@ def core_module() -> Any | None:
     return parts.core if parts.missing is None and hasattr(parts.core, "Drawer") else None
 
 
-class NativeLoops:
-    """The bundle at ``path``, whose files were checked, in the core. Raises BundleError, MissingDependencyError."""
+def native_loops(path: str | Path, threads: int, tokens: int) -> NativeLoops | None:
+    """The loops in C++ where they are built and find an ONNX Runtime that is new enough, else None. Raises BundleError, RequestError."""
+    core = core_module()
+    if core is None:
+        return None
+    try:
+        return NativeLoops(core, path, threads, tokens)
+    except MissingDependencyError as error:
+        warnings.warn(f"drawing by the loops in Python, slower: {error}", RuntimeWarning, stacklevel=3)
+        return None
 
-    def __init__(self, path: str | Path, threads: int, tokens: int) -> None:
+
+class NativeLoops:
+    """The bundle at ``path``, whose files were checked, with ``tokens`` codes an image, in the module ``core``."""
+
+    def __init__(self, core: Any, path: str | Path, threads: int, tokens: int) -> None:
+        ops = native_parts().ops_library
         self._tokens = tokens
-        parts = native_parts()
-        if core_module() is None:
-            raise MissingDependencyError(
-                found_wanted(
-                    "the native core", f"missing ({parts.missing})", "built", "`farthing doctor` says what to do"
-                )
-            )
-        self._core = parts.core.Drawer(
-            str(path), threads, str(onnxruntime_library() or ""), str(parts.ops_library), hashes=False
-        )
+        self._core = core.Drawer(str(path), threads, str(onnxruntime_library() or ""), str(ops), hashes=False)
+
+    @property
+    def together(self) -> int:
+        """Images that are drawn in one batch, at most."""
+        return int(self._core.together)
 
     def draw(self, condition: np.ndarray, request: Request) -> Drawn:
         """A checked request. ``condition`` is classes int64 [B] or features of texts float32 [B,T,dc]."""
