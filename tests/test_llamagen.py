@@ -1,4 +1,4 @@
-"""LlamaGen pairs: loading, both graphs against PyTorch, and drawing against drawing by full recomputation."""
+"""LlamaGen pairs: loading, and graphs against PyTorch. Drawing with them is tested in test_drawing.py."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from farthing.cli.draw import draw_command
-from farthing.errors import CheckpointError, FarthingError, RequestError, VerificationError
+from farthing.errors import CheckpointError, VerificationError
 from farthing.export.checkpoint.llamagen_checkpoint import LlamaGenCheckpoint
 from farthing.export.llamagen import export_llamagen
 from farthing.models.llamagen import LlamaGen, LlamaGenConfig, rope_table
 from farthing.models.vq import Vq, VqConfig
-from farthing.plugins import library_path
 from farthing.runtime.bundle import open_bundle
-from farthing.runtime.draw import Drawer, Guidance, contact_sheet
-from farthing.runtime.sampling import Sampling, choose
 from farthing.runtime.verify import verify_vectors
 
 CONFIG = LlamaGenConfig(codes=40, classes=5, hidden_size=48, intermediate_size=56, layers=2, heads=3, grid=4)
@@ -70,19 +65,6 @@ def checkpoint() -> Path:
 @functools.cache
 def bundle(dtype: str = "float32") -> Path:
     return export_llamagen(checkpoint(), folder() / dtype, dtype=dtype).path
-
-
-def draw_by_recomputation(label: int, how: Sampling, guidance: Guidance) -> list[int]:
-    """Codes of one image: every step runs the whole sequence through the reference, which has no cache."""
-    model, _ = models()
-    codes: list[int] = []
-    with torch.no_grad():
-        for i in range(CONFIG.tokens):
-            rows = [[CONFIG.codes + c, *codes] for c in (label, CONFIG.classes)]
-            c, u = model(torch.tensor(rows))[:, -1].numpy()
-            scale = np.float32(guidance.at(i, CONFIG.tokens))
-            codes.append(choose(c if scale == 1 else u + scale * (c - u), how, i))
-    return codes
 
 
 def test_rope_table_by_its_definition() -> None:
@@ -140,74 +122,6 @@ def test_bundle_verifies(dtype: str) -> None:
     assert results and all(r.ok for r in results), [r.failure() for r in results]
 
 
-@pytest.mark.parametrize(
-    ("how", "guidance"),
-    [
-        (Sampling(), Guidance(3.0)),
-        (Sampling(temperature=0.9, top_k=12, seed=5), Guidance(2.0)),
-        (Sampling(temperature=1.0, top_p=0.8, seed=9), Guidance(4.0, interval=6)),
-        (Sampling(temperature=1.0, seed=2), Guidance(4.0, schedule="linear")),
-        (Sampling(temperature=1.0, seed=2), Guidance(1.0)),
-    ],
-)
-def test_drawing_is_drawing_by_recomputation(how: Sampling, guidance: Guidance) -> None:
-    drawn = Drawer(bundle()).draw(
-        [3], seed=how.seed, guidance=guidance, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p
-    )
-    assert drawn.codes[0].tolist() == draw_by_recomputation(3, how, guidance)
-    assert drawn.passes == CONFIG.tokens
-
-
-def test_pixels_are_those_of_the_reference() -> None:
-    codes = np.random.default_rng(0).integers(0, CONFIG.codes, (3, CONFIG.tokens))
-    with torch.no_grad():
-        wanted = ((models()[1].decode(torch.from_numpy(codes)).clamp(-1, 1) + 1) * 127.5).numpy()
-    found = Drawer(bundle()).decode(codes)
-    assert found.shape == (3, 8, 8, 3) and wanted.std() > 1
-    assert np.abs(found - wanted.transpose(0, 2, 3, 1)).max() < 0.51
-
-
-@pytest.mark.skipif(library_path() is None, reason="libfarthing_ops.so is not built")
-def test_kernels_and_bodies_give_equal_codes() -> None:
-    drawn = [Drawer(bundle(), native=native).draw([0, 4], seed=11).codes for native in (True, False)]
-    assert np.array_equal(*drawn)
-
-
-def test_an_image_does_not_depend_on_its_neighbours() -> None:
-    drawer = Drawer(bundle())
-    together = drawer.draw([1, 2, 2], seed=2**64 - 2).codes
-    alone = [drawer.draw([c], seed=s).codes[0] for c, s in ((1, 2**64 - 2), (2, 2**64 - 1), (2, 0))]
-    assert np.array_equal(together, np.stack(alone))
-    assert not np.array_equal(together[1], together[2])
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"classes": [5]}, "class is 5, expected 0 to 4"),
-        ({"classes": [0, -1]}, "class is -1, expected 0 to 4"),
-        ({"classes": []}, "number of images is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"guidance": Guidance(-2.0)}, "guidance scale is -2.0"),
-        ({"guidance": Guidance(float("nan"))}, "guidance scale is nan"),
-        ({"guidance": Guidance(2.0, interval=-2)}, "guidance interval is -2"),
-        ({"guidance": Guidance(2.0, schedule="cosine")}, "guidance schedule is cosine"),
-        ({"temperature": -0.1}, "temperature is -0.1"),
-        ({"top_k": -1}, "top_k is -1"),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-    ],
-)
-def test_bad_requests(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(RequestError, match=words):
-        Drawer(bundle()).draw(**{"classes": [0], **options})
-
-
-@pytest.mark.parametrize("codes", [np.full((1, 16), 40), np.full((1, 16), -1), np.zeros((1, 15), np.int64)])
-def test_bad_codes(codes: np.ndarray) -> None:
-    with pytest.raises(RequestError, match="codes is"):
-        Drawer(bundle()).decode(codes)
-
-
 @pytest.mark.parametrize("wrapper", ["model", "module", "state_dict", None])
 def test_released_layouts(wrapper: str | None, tmp_path: Path) -> None:
     for module, name in zip(models(), ("c2i.pt", "vq_ds2_c2i.pt"), strict=True):
@@ -248,42 +162,3 @@ def test_bad_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(CheckpointError, match=words):
             LlamaGenCheckpoint(path)
     assert "ran code" not in capsys.readouterr().out
-
-
-def test_contact_sheet() -> None:
-    images = np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 2, 2, 3), np.uint8)
-    sheet = contact_sheet(images, 2)
-    assert sheet.shape == (4, 4, 3)
-    assert [int(sheet[y, x, 0]) for y in (0, 2) for x in (0, 2)] == [0, 1, 2, 255]
-
-
-def test_draw_command(tmp_path: Path) -> None:
-    from PIL import Image
-
-    out = tmp_path / "x.png"
-    call = [
-        str(bundle()),
-        "--class",
-        "0,3",
-        "--count",
-        "2",
-        "--seed",
-        "4",
-        "--top-k",
-        "20",
-        "--out",
-        str(out),
-        "--json",
-    ]
-    made = CliRunner().invoke(draw_command, call, catch_exceptions=False)
-    drawn = Drawer(bundle()).draw([0, 0, 3, 3], seed=4, top_k=20)
-    assert json.loads(made.stdout)["codes"] == drawn.codes.tolist()
-    assert np.array_equal(np.asarray(Image.open(out)), contact_sheet(drawn.pixels, 2))
-
-
-@pytest.mark.parametrize("extra", [["--class", "x"], ["--count", "0"], ["--columns", "-1"], ["--out", "/absent/x.png"]])
-def test_draw_command_refuses(extra: list[str], tmp_path: Path) -> None:
-    call = [str(bundle()), "--class", "1", "--out", str(tmp_path / "x.png"), *extra]
-    result = CliRunner().invoke(draw_command, call)
-    assert isinstance(result.exception, FarthingError)
-    assert not (tmp_path / "x.png").exists()

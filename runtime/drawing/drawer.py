@@ -18,6 +18,7 @@ from .clock import Clock
 from .condition import ClassStart, Start, TextStart, no_unconditional, text_rows
 from .drafters import Drafter, Eagle, Jacobi
 from .guidance import Guidance
+from .native import native_loops
 from .orders import order_of
 from .pixels import Pixels
 from .plain import draw_plain
@@ -42,14 +43,16 @@ POINT_DRAFTS = ("neighbourhood",)
 
 
 class Drawer:
-    """An open bundle that draws. ``native`` False keeps to standard operators. Raises BundleError.
+    """An open bundle that draws. ``native`` False keeps to standard operators, ``core`` False to the loops in Python. Raises BundleError.
+
+    Where the native part is built, the loops are C++ (`native`) and our kernels run; they give the same codes.
 
     >>> drawn = Drawer("bundle").draw([207, 207], seed=1)            # doctest: +SKIP
     >>> drawn.pixels.shape                                          # doctest: +SKIP
     (2, 256, 256, 3)
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0, native: bool = True) -> None:
+    def __init__(self, path: str | Path, *, threads: int = 0, native: bool = True, core: bool = True) -> None:
         self.bundle: Bundle = open_bundle(path)
         manifest = self.bundle.manifest
         if "image_codes" not in manifest:
@@ -66,13 +69,24 @@ class Drawer:
         self._threads, self._native = threads, native and library_path() is not None
         self._sessions: dict[str, Any] = {}
         self._pixels = Pixels(self._open, manifest["image_codes"])
-        for graph in (names.AR_STEP, names.SAMPLE):
+        self._core = native_loops(path, threads, self.tokens) if native and core else None
+        for graph in self._graphs(PLAIN) if self._core is None else []:
             self._open(graph)
 
     @property
     def tokens(self) -> int:
         """Codes of an image."""
         return self.can.grid * self.can.grid
+
+    @property
+    def loops(self) -> str:
+        """Who draws: ``native``, the C++ core, or ``python``."""
+        return "python" if self._core is None else "native"
+
+    @property
+    def default_guidance(self) -> float:
+        """Scale of the guidance where a request says none: 1 for models that cannot be guided."""
+        return Guidance().scale if self.can.unconditional else 1.0
 
     def draw(
         self,
@@ -97,8 +111,8 @@ class Drawer:
         of EAGLE. ``prefix`` int64 [B,n] gives the first n codes, with raster order and plain decoding. What stands beside an image
         changes nothing in it. Raises RequestError.
         """
-        clock, warp = Clock(), Warp(temperature, top_k, top_p)
-        guidance = guidance or Guidance(4.0 if self.can.unconditional else 1.0)
+        warp = Warp(temperature, top_k, top_p)
+        guidance = guidance or Guidance(self.default_guidance)
         check_numbers(seed, guidance, warp)
         if text_embeds is None:
             condition = checked_classes(self.can, classes)
@@ -116,17 +130,33 @@ class Drawer:
         )
         if request.guided and not self.can.unconditional:
             raise no_unconditional()
+        if self._core is not None:
+            return self._core.draw(condition, request)
+        for graph in self._graphs(mode):
+            self._open(graph)
+        clock = Clock()  # opening counts as nobody's
         codes, passes, speculation = (self._plain if mode == PLAIN else self._speculate)(condition, request, clock)
         pixels = self._pixels.decode(codes, clock)
         return Drawn(codes, pixels, passes, mode, clock.report(), speculation)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """uint8 [B,H,W,3] of codes int64 [B,g*g]. Raises RequestError."""
-        return self._pixels.decode(codes)
+        self._pixels.check(codes, self.tokens)
+        return self._pixels.decode(codes) if self._core is None else self._core.decode(codes)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Codes int64 [B,g*g] of images uint8 [B,H,W,3]. Raises RequestError, BundleError where the bundle has no encoder."""
         return self._pixels.encode(pixels)
+
+    def _graphs(self, mode: str) -> list[str]:
+        """What a drawing runs."""
+        graphs = [names.AR_STEP, names.SAMPLE, names.VQ_DECODE]
+        if self.can.text_width:
+            graphs += [names.CONDITION, names.AR_PREFILL]
+        if mode != PLAIN:
+            graphs.append(names.ACCEPT.format(mode))
+            graphs += [names.DRAFT_STEP] if self.can.drafts == "eagle" else []
+        return graphs
 
     def _plain(
         self, condition: np.ndarray, request: Request, clock: Clock

@@ -161,11 +161,8 @@ def checked_mode(can: Abilities, decode: str | None, warp: Warp) -> str:
         raise RequestError(found_wanted("decode", repr(mode), wanted, "choose one, or export with drafts"))
     if warp.temperature == 0 and mode in MASSES:
         others = ", ".join(m for m in can.modes if m not in MASSES)
-        raise RequestError(
-            found_wanted(
-                f"decode at temperature 0 {'(the default) ' * (decode is None)}", repr(mode), others, "choose one"
-            )
-        )
+        found = repr(mode) + (", the default of the bundle" if decode is None else "")
+        raise RequestError(found_wanted("decode at temperature 0", found, others, "choose one"))
     return mode
 
 

@@ -20,11 +20,11 @@ class Speculation:
     mean_chance: float
     """Mean chance of acceptance of the judged drafts."""
     total_variation: float
-    """Estimate, a judged draft: how far codes are from being drawn from the model's distribution, 0 to 1.
+    """Estimate, a judged draft: how far the code is from being drawn from the model's distribution, 0 to 1, given what it was drawn from.
 
-    Acceptance above the exact rule's chance moves exactly as much probability, so the mean excess is an unbiased estimate: of the total
-    variation itself for ``grouped``, and for ``neighbourhood`` with certain guesses; for ``partition``, and ``neighbourhood`` with
-    drawn guesses, of less than it.
+    Acceptance above the exact rule's chance moves exactly as much probability, so the mean excess estimates it without bias for
+    ``grouped``, and for ``neighbourhood`` with certain guesses; for ``partition``, and ``neighbourhood`` with drawn guesses, it is less.
+    Over all that a draft may be drawn from, a code is off by less than the mean.
     """
     passes: tuple[int, ...]
     """Of each image."""

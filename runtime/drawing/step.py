@@ -32,6 +32,7 @@ class Step:
     ) -> None:
         """``caches``: keys, values of layer 0, 1, ... as `caches` makes them; graphs that share a cache get the same list."""
         self._session, self._caches, self._clock, self._batch = session, caches, clock, len(caches[0])
+        self._before: dict[int, np.ndarray] = {}
         self.past = 0
         """Filled slots."""
         self.passes = 0
@@ -58,11 +59,13 @@ class Step:
         sees those before it. Adds S to ``past``. Raises FarthingError.
         """
         rows = len(positions)
-        seen = causal_rows(1, rows) if visible is None else visible[None]
+        if visible is None and rows not in self._before:
+            self._before[rows] = causal_rows(1, rows)[0]
+        seen = self._before[rows] if visible is None else visible
         inputs = {
             names.POSITIONS: positions[None],
             names.PAST_LEN: np.array([self.past], np.int64),
-            names.VISIBLE: seen,
+            names.VISIBLE: seen[None],
             names.LOGIT_ROWS: logit_rows[None],
         }
         inputs = {n: np.repeat(a.astype(np.int64, copy=False), self._batch, axis=0) for n, a in inputs.items()}
