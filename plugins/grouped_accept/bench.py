@@ -20,14 +20,15 @@ def rows() -> Iterator[Bench]:
     the others, single numbers. And for the draw the row of p and of q where the walk ends, for a partition also the table.
     """
     row, many = CODES * 4, LENGTH * CODES * 4
-    for mode, name, more, moved in [
+    sizes: list[tuple[str, str, dict[str, Any], int]] = [
         ("exact", "exact", {}, 2 * row),
         ("grouped", "grouped 14", {}, many + 2 * row),
         ("grouped", "grouped 14, embeds", {}, many + 2 * row),
         ("grouped", "grouped 500", {"group_size": 500}, many + 2 * row),
         ("partition", "partition, 2730 clusters", {}, 4 * row),
         ("neighbourhood", "neighbourhood 100", {"delta": 0.1}, 2 * row),
-    ]:
+    ]
+    for mode, name, more, moved in sizes:
         yield _row(mode, name, more, float(moved))
 
 

@@ -29,7 +29,9 @@ OPERATOR = Operator(
     "(partition); of P - q with P(x) = p(x) + S, P = 0 on A, P = p elsewhere (neighbourhood). A residual without mass: by p, in "
     "neighbourhood by p without A and x if that has any.\n\n"
     "Rows need not sum to 1. Negative entries and NaN count as 0; a row without a finite positive sum gives V - 1. "
-    "What each rule does to the distribution is in tests/test_grouped_accept.py. Where values cannot be refused (body, devices), drafts and "
+    "exact keeps p. partition is wrong within clusters alone: by the sum of min(p(C), q(C)) * TV(p(.|C), q(.|C)). grouped was never farther from p "
+    "than q is, but a window by rank is no partition and may accept less than exact does (by 0.12 at worst in a search). neighbourhood gives P for "
+    "drafts with one-hot q, S from p; for drafts drawn from a spread q its budget bounds nothing, and what comes out is close to q. Where values cannot be refused (body, devices), drafts and "
     "entries of table are clamped to 0 to V - 1. embeds is read in mode grouped alone, but may be there in all.",
     inputs=(
         Port("p", ("L+1", "V"), _F32, "target distribution of each draft's place, and of the place behind"),

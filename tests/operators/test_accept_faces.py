@@ -133,3 +133,27 @@ def test_devices_and_bodies_clamp_what_they_cannot_refuse(mode: str) -> None:
     shapes = {name: array.shape for name, array in want.items()}
     for name, array in harness._call(wrong, wrong.inputs, shapes, False).items():
         np.testing.assert_allclose(array, want[name], rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), mode=st.sampled_from(MODES), codes=st.integers(2, 70))
+def test_no_number_leads_out_of_bounds(seed: int, mode: str, codes: int) -> None:
+    """Rows of NaN, infinities, negative and tiny numbers: every face gives a count, a code and probabilities."""
+    rng = np.random.default_rng(seed)
+    odd = np.array([np.nan, np.inf, -np.inf, -1.0, 0.0, 1e-42, 3e38, 0.25], np.float32)
+    p, q = (rng.choice(odd, (rows, codes), p=rng.dirichlet(np.ones(8))) for rows in (4, 3))
+    case = Case(
+        "GroupedAccept",
+        "odd",
+        [p, q, rng.integers(0, codes, 3), uniforms(rng, 4), *extras(mode, rng, codes)],
+        {"mode": mode, "group_size": 1 + seed % 20},
+    )
+    results = [execute(case, kernels=False)]
+    if library_path() is not None:
+        results.append(execute(case, kernels=True, function=False))
+    harness = CudaHarness()
+    if harness.unavailable() is None:
+        results.append(harness._call(case, case.inputs, {n: a.shape for n, a in results[0].items()}, False))
+    for got in results:
+        assert 0 <= got["accepted"][0] <= 3 and 0 <= got["next"][0] < codes
+        assert bool(((got["chance"] >= 0) & (got["chance"] <= 1)).all())
