@@ -159,8 +159,8 @@ def test_kernel_and_body_draw_the_same(arrays: list[Any]) -> None:
 @both
 def test_kernel_and_body_draw_the_same_of_16384() -> None:
     rng = np.random.default_rng(5)
-    u = rng.integers(0, 1 << 24, (4, 32)) * 2.0**-24
-    cond, uncond = (rng.standard_normal((4, 32, 16384)) * 2 for _ in range(2))
+    u = rng.integers(0, 1 << 24, (4, 8)) * 2.0**-24
+    cond, uncond = (rng.standard_normal((4, 8, 16384)) * 2 for _ in range(2))
     for top_k, top_p in ((0, 1.0), (2000, 1.0), (0, 0.9), (1000, 0.95)):
         arrays = inputs(cond, uncond, [1.0, 1.75, 4.0, 7.5], u, 1.0, top_k, top_p)
         (one, probs), (other, _) = (run(face, arrays) for face in ("kernel", "body"))
@@ -168,7 +168,7 @@ def test_kernel_and_body_draw_the_same_of_16384() -> None:
         distance = np.abs(running - (arrays[3] * running[..., -1])[..., None]).min(-1)
         differ = one != other
         assert not (differ & (distance > NEAR)).any()
-        assert differ.sum() <= 2  # of 128: boundaries of flat rows are 6e-5 apart
+        assert differ.sum() <= 2  # of 32: boundaries of flat rows are 6e-5 apart
 
 
 @pytest.mark.parametrize("face", FACES)
