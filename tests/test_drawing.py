@@ -278,3 +278,15 @@ def test_a_model_without_unconditional_row_is_not_guided(tmp_path: Path) -> None
         drawer.draw([0], guidance=Guidance(2.0))
     same = Drawer(tiny.bundle("llamagen")).draw([0], guidance=Guidance(1.0))
     assert np.array_equal(drawer.draw([0]).codes, same.codes)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_many_images_are_drawn_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawer = Drawer(tiny.bundle(kind))
+    assert drawer.together == 64
+    whole = drawer.draw([0, 1, 2, 0, 1], seed=6)
+    monkeypatch.setattr("farthing.runtime.drawing.drawer.MOST_TOGETHER", 2)
+    heard: list[tuple[int, int]] = []
+    parts = drawer.draw([0, 1, 2, 0, 1], seed=6, progress=lambda done, total: heard.append((done, total)))
+    assert np.array_equal(whole.codes, parts.codes) and parts.passes == 3 * whole.passes
+    assert heard == sorted(set(heard)) and heard[-1] == (80, 80)

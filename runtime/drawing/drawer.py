@@ -41,6 +41,9 @@ from .uniforms import WORD
 POINT_DRAFTS = ("neighbourhood",)
 """Modes whose bound holds for certain guesses: a code drawn from q < 1 would nearly always be accepted (see docs/images.md)."""
 
+MOST_LOGITS, MOST_TOGETHER = 1 << 26, 64
+"""Numbers of a pass's logits, and images; `runtime/core/drawing` has the same."""
+
 
 class Drawer:
     """An open bundle that draws. ``native`` False keeps to standard operators, ``core`` False to the loops in Python. Raises BundleError.
@@ -64,7 +67,7 @@ class Drawer:
                     "export llamagen, or use farthing run",
                 )
             )
-        self.can = Abilities.of(manifest, path)
+        self.can = Abilities.of(manifest)
         self._order = order_of(manifest["image_codes"])
         self._threads, self._native = threads, native and library_path() is not None
         self._sessions: dict[str, Any] = {}
@@ -82,6 +85,12 @@ class Drawer:
     def loops(self) -> str:
         """Who draws: ``native``, the C++ core, or ``python``."""
         return "python" if self._core is None else "native"
+
+    @property
+    def together(self) -> int:
+        """Images of a request that share passes: as many as logits of 256 MiB allow, 64 at most, whose caches stay within bounds."""
+        draws = max(len(turn.numbers) for turn in self._order.turns)
+        return int(np.clip(MOST_LOGITS // (2 * draws * self.can.codes), 1, MOST_TOGETHER))
 
     @property
     def default_guidance(self) -> float:
@@ -161,9 +170,14 @@ class Drawer:
     def _plain(
         self, condition: np.ndarray, request: Request, clock: Clock
     ) -> tuple[np.ndarray, int, Speculation | None]:
-        start = self._start(condition, request, clock, self._caches(condition, request))
-        codes = draw_plain(start, self._order, self._sampler(request, clock), request)
-        return codes, start.passes, None
+        sampler = self._sampler(request, clock)
+        together, codes, passes = self.together, [], 0
+        for first in range(0, len(condition), together):
+            some = condition[first : first + together]
+            start = self._start(some, request, clock, self._caches(some, request))
+            codes.append(draw_plain(start, self._order, sampler, request.part(first, len(some), self.tokens)))
+            passes += start.passes
+        return np.concatenate(codes), passes, None
 
     def _speculate(
         self, condition: np.ndarray, request: Request, clock: Clock

@@ -28,8 +28,9 @@ class Pixels:
     def decode(self, codes: np.ndarray, clock: Clock | None = None) -> np.ndarray:
         """uint8 [B,H,W,3] of codes int64 [B,g*g]. Raises RequestError."""
         self.check(codes, self.tokens)
-        pixels = self._run(names.VQ_DECODE, names.PIXELS, {names.CODES: np.ascontiguousarray(codes)}, clock)
-        whole = (np.clip(pixels, self._low, self._high) - self._low) * np.float32(255 / (self._high - self._low))
+        pixels = self._run(names.VQ_DECODE, names.PIXELS, names.CODES, codes, clock)
+        inside = np.fmin(np.fmax(pixels, self._low), self._high)  # a NaN is low, as in C++
+        whole = (inside - self._low) * np.float32(255 / (self._high - self._low))
         return np.rint(whole).astype(np.uint8).transpose(0, 2, 3, 1)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
@@ -40,7 +41,7 @@ class Pixels:
             shape = f"uint8 [B,{self.size},{self.size},3]"
             raise RequestError(found_wanted("pixels", found, shape, "resize the pictures"))
         scaled = pixels.transpose(0, 3, 1, 2).astype(np.float32) * np.float32((self._high - self._low) / 255)
-        return self._run(names.VQ_ENCODE, names.CODES, {names.PIXELS: scaled + np.float32(self._low)})
+        return self._run(names.VQ_ENCODE, names.CODES, names.PIXELS, scaled + np.float32(self._low))
 
     def check(self, codes: np.ndarray, length: int) -> None:
         """Raises RequestError unless ``codes`` is int64 [B,length] of codes."""
@@ -51,8 +52,11 @@ class Pixels:
         wanted = f"[B,{length}] of 0 to {self.values - 1}"
         raise RequestError(found_wanted("codes", found, wanted, "check them"))
 
-    def _run(self, graph: str, output: str, feeds: dict[str, np.ndarray], clock: Clock | None = None) -> np.ndarray:
+    def _run(self, graph: str, output: str, given: str, values: np.ndarray, clock: Clock | None = None) -> np.ndarray:
+        """One image after the other: the widest layer of one is memory enough, and more at once are no faster."""
         session = self._open(graph)
         with (clock or Clock()).running(PIXELS):
-            made: np.ndarray = session.run([output], feeds)[0]
-        return made
+            made = [
+                session.run([output], {given: np.ascontiguousarray(values[i : i + 1])})[0] for i in range(len(values))
+            ]
+        return np.concatenate(made)

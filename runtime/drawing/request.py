@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ...errors import BundleError, RequestError, found_wanted
+from ...errors import RequestError, found_wanted
+from .. import image_tensors as names
 from .chooser import Warp
 from .guidance import SCHEDULES, Guidance
 from .uniforms import WORD
@@ -17,6 +18,8 @@ Progress = Callable[[int, int], None]
 """(codes done, codes of all images); called after every pass."""
 
 PLAIN = "plain"
+
+MOST_IMAGES = 1 << 16
 
 MASSES = ("grouped", "partition")
 """Modes that compare masses of two distributions: greedy decoding has none to compare."""
@@ -48,29 +51,15 @@ class Abilities:
         return (PLAIN, *self.accept)
 
     @staticmethod
-    def of(manifest: dict[str, Any], path: object) -> Abilities:
-        """Raises BundleError where ``image_codes`` and ``model`` contradict each other."""
+    def of(manifest: dict[str, Any]) -> Abilities:
+        """Of a bundle that was opened, so that its fields agree."""
         image, model = manifest["image_codes"], manifest["model"]
         codes, classes, grid = (int(image[n]) for n in ("codes", "classes", "grid"))
-        places = grid * grid // int(image.get("window", 1)) ** 2
-        text = manifest["graphs"].get("condition")
-        width = 0
+        text = manifest["graphs"].get(names.CONDITION)
+        width, unconditional = 0, model["vocab_size"] == codes + classes + 1
         if text is not None:
-            width = int(next(i for i in text["inputs"] if i["name"] == "text_embeds")["shape"][-1])
-            unconditional = any(o["name"] == "uncond_embeds" for o in text["outputs"])
-        else:
-            with_none = codes + classes + 1
-            unconditional = model["vocab_size"] == with_none
-            for field, wanted in (("max_positions", (1 + places,)), ("vocab_size", (with_none, with_none - 1))):
-                if model[field] not in wanted:
-                    raise BundleError(
-                        found_wanted(
-                            f"model.{field} of {path}",
-                            model[field],
-                            f"{wanted[0]} by image_codes",
-                            "export the bundle again",
-                        )
-                    )
+            width = int(next(i for i in text["inputs"] if i["name"] == names.TEXT_EMBEDS)["shape"][-1])
+            unconditional = any(o["name"] == names.UNCOND_EMBEDS for o in text["outputs"])
         drafts = image.get("drafts", "none")
         accept = tuple(image.get("accept", ())) if drafts != "none" else ()
         return Abilities(
@@ -79,7 +68,7 @@ class Abilities:
             grid,
             unconditional,
             width,
-            int(model["max_positions"]) - places,
+            int(model["max_positions"]) - grid * grid // int(image.get("window", 1)) ** 2,
             drafts,
             accept,
             image.get("default_accept", accept[0]) if accept else PLAIN,
@@ -100,6 +89,16 @@ class Request:
     prefix: np.ndarray | None
     """int64 [B,n]: codes that are given."""
     progress: Progress
+
+    def part(self, first: int, count: int, tokens: int) -> Request:
+        """Of ``count`` images from number ``first`` on, of ``tokens`` codes each; its progress is that of all."""
+        whole = len(self.seeds) * tokens
+        return replace(
+            self,
+            seeds=self.seeds[first : first + count],
+            prefix=None if self.prefix is None else self.prefix[first : first + count],
+            progress=lambda done, _: self.progress(first * tokens + done, whole),
+        )
 
     @property
     def guided(self) -> bool:
@@ -127,7 +126,7 @@ def checked_classes(can: Abilities, classes: Sequence[int] | None) -> np.ndarray
     classes = [] if classes is None else classes
     bad = next((c for c in classes if not 0 <= c < can.classes), None)
     _check(
-        ("number of images", len(classes), len(classes) >= 1, "1 or more"),
+        ("number of images", len(classes), 1 <= len(classes) <= MOST_IMAGES, f"1 to {MOST_IMAGES}"),
         ("class", bad, bad is None, f"0 to {can.classes - 1}"),
     )
     return np.array(classes, np.int64)
@@ -146,7 +145,7 @@ def checked_text(can: Abilities, classes: Sequence[int] | None, embeds: np.ndarr
         raise RequestError(found_wanted(what, f"{embeds.dtype} {list(embeds.shape)}", f"float32 {shape}", fix))
     embeds = (embeds[None] if embeds.ndim == 2 else embeds).astype(np.float32)
     count, rows, width = embeds.shape
-    if width != can.text_width or not 1 <= rows <= can.condition_rows or not count:
+    if width != can.text_width or not 1 <= rows <= can.condition_rows or not 1 <= count <= MOST_IMAGES:
         raise RequestError(found_wanted(what, list(embeds.shape), shape, fix))
     if strange := int((~np.isfinite(embeds)).sum()):
         raise RequestError(found_wanted(what, f"{strange} values that are NaN or infinite", "finite numbers", fix))
