@@ -26,6 +26,7 @@ from .bundle import Bundle
 from .code_walk import MadeText
 from .stepper import Stepper
 from .tensors import MTP_DRAFT_CHAIN
+from .verify_calls import calls_failure
 from .verify_codes import replay_codes
 from .verify_drafts import draft_failure
 from .verify_images import image_failure
@@ -85,8 +86,8 @@ class CaseResult:
 class EngineResult:
     """All cases on one engine, ``bodies``, ``kernels`` or ``kernels-int8``. ``steps`` counts compared choices.
 
-    ``drafts`` says what is wrong with the drafts of an mtp bundle, the judge of a judge bundle, or the images of a vision-language bundle; None
-    where they hold or there are none.
+    ``drafts`` says what is wrong with the drafts of an mtp bundle, the judge of a judge bundle, the images of a vision-language bundle, or
+    the graphs beside the step of a bundle that draws; None where they hold or there are none.
     """
 
     engine: str
@@ -147,7 +148,7 @@ def read_cases(bundle: Bundle) -> list[Case]:
     """The recorded cases. Raises BundleError where the file is not what an exporter writes."""
     name = bundle.manifest["vectors"]
     try:
-        recorded = json.loads(bundle.text(name))
+        recorded = _read_vectors(bundle)
         drawn = recorded.get("logits_of") == "last"
         return [_case(c, bundle.manifest["model"]["vocab_size"], drawn) for c in recorded["cases"]]
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -156,6 +157,10 @@ def read_cases(bundle: Bundle) -> list[Case]:
                 f"{bundle.path / name}", f"unusable ({error!r})", "recorded vectors", "export the bundle again"
             )
         ) from error
+
+
+def _read_vectors(bundle: Bundle) -> dict[str, Any]:
+    return json.loads(bundle.text(bundle.manifest["vectors"]))  # type: ignore[no-any-return]
 
 
 def _case(raw: dict[str, Any], vocab: int, drawn: bool) -> Case:
@@ -262,6 +267,8 @@ def verify_vectors(
             drafts = judge_failure(bundle, session, allowed)
         elif "vision" in bundle.manifest:
             drafts = image_failure(bundle, opened, allowed, rounded=engine == ROUNDED)
+        elif "image_codes" in bundle.manifest:
+            drafts = calls_failure(bundle, _read_vectors(bundle).get("calls", []), opened, allowed)
         results.append(EngineResult(engine, checked, steps, time.perf_counter() - start, drafts))
     return results, skipped
 

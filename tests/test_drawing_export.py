@@ -40,6 +40,8 @@ KINDS = (
     "shuffle-2-short",
     "gsd",
     "lantern",
+    "text",
+    "textgsd",
 )
 
 
@@ -58,9 +60,9 @@ def test_every_bundle_agrees_with_pytorch_and_verifies(kind: str, dtype: str) ->
     results, _ = verify_vectors(open_bundle(models.bundle(kind, dtype)))
     assert results and all(r.ok for r in results), [r.failure() for r in results]
     image = open_bundle(models.bundle(kind, dtype)).manifest["image_codes"]
-    places = 16 // (image.get("window", 1) ** 2)
+    places, conditions = 16 // (image.get("window", 1) ** 2), 12 if kind.startswith("text") else 1
     assert results[0].steps == 3 * 16 * (image["per_step"] if image["order"] == "raster" else 1)
-    assert open_bundle(models.bundle(kind, dtype)).manifest["model"]["max_positions"] == 1 + places
+    assert open_bundle(models.bundle(kind, dtype)).manifest["model"]["max_positions"] == conditions + places
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_manifests_say_how_to_draw(kind: str, fields: dict[str, Any]) -> None:
     )  # the block of the head for the code below has a cache, too
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [k for k in KINDS if not k.startswith("text")])
 def test_the_condition_keeps_its_zero_row(kind: str) -> None:
     """Writing the identity there, as rotary tables usually have it, would break every released model."""
     found = tables(kind)
@@ -109,6 +111,73 @@ def test_the_condition_keeps_its_zero_row(kind: str) -> None:
         fixed = run(ids)[1] if kind == "nar" else run(ids)
         model.rope[0][0] = kept
     assert (right - fixed).abs().max() > 1e-2
+
+
+def test_a_text_keeps_its_zero_rows() -> None:
+    """120 of them in released models, and in both graphs that read the table."""
+    for name in ("ar_step", "ar_prefill"):
+        for table in ("rope_cos", "rope_sin"):
+            rows = tables("text", name)[table]
+            assert rows.shape == (12 + 16, 8) and not rows[:12].any() and rows[13:].any(1).all()
+    model = models.model("text")
+    text, valid = model.padded(torch.randn(1, 4, 20))
+    with torch.no_grad():
+        right = model(text, valid, torch.tensor([[7, 8]]))
+        kept = model.rope[0][:12].clone()
+        model.rope[0][:12] = 1.0
+        fixed = model(text, valid, torch.tensor([[7, 8]]))
+        model.rope[0][:12] = kept
+    assert (right - fixed).abs().max() > 1e-2
+
+
+def test_padding_of_a_text_is_invisible() -> None:
+    """What makes it right to leave padded rows out: other features there change nothing, and valid rows do."""
+    model = models.model("text")
+    torch.manual_seed(5)
+    text, valid = model.padded(torch.randn(2, 4, 20))
+    assert valid.sum(1).tolist() == [4, 4] and not valid[:, :8].any()
+    noisy, other = text.clone(), text.clone()
+    noisy[:, :8] = torch.randn(2, 8, 20)
+    other[:, 8] += 1
+    ids = torch.randint(0, 40, (2, 5))
+    with torch.no_grad():
+        right = model(text, valid, ids)
+        assert torch.isfinite(right).all() and torch.allclose(model(noisy, valid, ids), right, atol=1e-5)
+        assert not torch.allclose(model(other, valid, ids), right, atol=1e-3)
+
+
+def test_the_prefill_of_a_text_borrows_all_large_weights() -> None:
+    step = {i.name for i in graph_proto("text", "ar_step").initializer}
+    for weight in graph_proto("text", "ar_prefill").initializer:
+        assert weight.name in step
+        assert all(e.value == "ar_step.onnx.data" for e in weight.external_data if e.key == "location")
+    assert not (models.bundle("text") / "graphs" / "ar_prefill.onnx.data").exists()
+
+
+def test_the_check_notices_the_wrong_unconditional_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first T of them instead of the last, as if texts were padded on the right."""
+    from farthing.export.graph import text_condition
+
+    right = text_condition.state_of
+
+    def shifted(module: Any) -> dict[str, np.ndarray]:
+        state = right(module)
+        name = "cls_embedding.uncond_embedding"
+        return {**state, name: np.roll(state[name], 5, axis=0)} if name in state else state
+
+    monkeypatch.setattr(text_condition, "state_of", shifted)
+    with pytest.raises(VerificationError, match="difference of logits of turn 0"):
+        export("llamagen", models.checkpoint("text"), tmp_path / "out")
+
+
+def test_texts_that_cannot_be_exported(tmp_path: Path) -> None:
+    state = models.model("text").state_dict()
+    with pytest.raises(CheckpointError, match="missing cls_embedding.uncond_embedding"):
+        LlamaGenCheckpoint(models.write(tmp_path / "a", "text", model=without(state, "cls_embedding.uncond")))
+    with pytest.raises(CheckpointError, match="missing cls_embedding.cap_proj.fc2.weight"):
+        LlamaGenCheckpoint(models.write(tmp_path / "b", "text", model=without(state, "cls_embedding.cap_proj.fc2")))
+    with pytest.raises(CheckpointError, match="conditioning of .* is text, expected classes: drafters"):
+        export("lantern", models.checkpoint("text"), tmp_path / "out")
 
 
 def test_the_drafter_begins_at_the_first_code() -> None:
@@ -211,6 +280,47 @@ def test_verify_notices_other_weights(tmp_path: Path) -> None:
     resign(changed, file, json.dumps(recorded))
     results, _ = verify_vectors(open_bundle(changed))
     assert not any(r.ok for r in results) and "case 1" in str(results[0].failure())
+
+
+@pytest.mark.parametrize(
+    ("kind", "graph_name", "output"),
+    [
+        ("gsd", "accept_partition", "chance"),
+        ("gsd", "sample", "ids"),
+        ("lantern", "draft_step", "logits"),
+        ("elm-2", "vq_encode", "codes"),
+        ("text", "condition", "uncond_embeds"),
+        ("nar", "vq_decode", "pixels"),
+    ],
+)
+def test_verify_notices_other_graphs(kind: str, graph_name: str, output: str, tmp_path: Path) -> None:
+    changed = tmp_path / "bundle"
+    shutil.copytree(models.bundle(kind), changed)
+    file = changed / "vectors" / "ar_step.json"
+    recorded = json.loads(file.read_text())
+    calls = {c["graph"]: c for c in recorded["calls"]}
+    manifest = json.loads((changed / "manifest.json").read_text())
+    assert set(calls) == set(manifest["graphs"]) - {"ar_step", "ar_prefill"}
+    values = calls[graph_name]["outputs"][output]["values"]
+    for i in range(max(1, len(values) // 8)):
+        values[i] += 1
+    resign(changed, file, json.dumps(recorded))
+    results, _ = verify_vectors(open_bundle(changed))
+    assert not any(r.ok for r in results) and f"{output} of graph {graph_name}" in str(results[0].failure())
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda c: c.pop("inputs"), lambda c: c.update(graph="absent"), lambda c: c["inputs"].popitem()]
+)
+def test_calls_that_cannot_be_made(spoil: Any, tmp_path: Path) -> None:
+    changed = tmp_path / "bundle"
+    shutil.copytree(models.bundle("gsd"), changed)
+    file = changed / "vectors" / "ar_step.json"
+    recorded = json.loads(file.read_text())
+    spoil(recorded["calls"][0])
+    resign(changed, file, json.dumps(recorded))
+    with pytest.raises(BundleError, match="recorded call|graph 'absent'"):
+        verify_vectors(open_bundle(changed))
 
 
 def resign(bundle: Path, file: Path, text: str) -> None:

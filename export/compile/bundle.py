@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import RequestError, found_wanted
 from ...runtime.bundle import open_bundle
+from .drawing_ranges import drawing_ranges
 from .profiles import Range, Ranges, default_tree
 from .result import CompileResult
 from .visual_ranges import visual_ranges
@@ -74,7 +75,8 @@ def compile_bundle(
             found_wanted("context", capacity, f"at most {longest}", "choose a length the model was trained for")
         )
     buckets = tuple(tree) if tree is not None else default_tree(source.manifest["method"]["procedure"], capacity)
-    extra = {**visual_ranges(source.manifest, capacity), **(dims or {})}
+    own = {**visual_ranges(source.manifest, capacity), **drawing_ranges(source.manifest, batch)}
+    extra = {**own, **(dims or {})}
     ranges = Ranges(capacity, min(chunk, capacity), buckets, batch, extra, source.is_network).checked()
     if target == "tensorrt-rtx":
         if plan is not None:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import time
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ...runtime.bundle import BundleWriter
 from ...runtime.image_tensors import AR_STEP
 from ..graph import GraphWriter, Progress
 from ..recipe_types import ExportResult
+from ..vectors.record import open_graph
+from .calls import recorded_calls
 from .check import check_drawing
 from .method import DrawingMethod
 from .record import record_drawing
@@ -51,7 +54,9 @@ def export_drawing(method: DrawingMethod, out: str | Path, *, check: bool, progr
         progress("writing weights", 1, 1)
         manifest = _manifest(method, graphs)
         recording = record_drawing(folder, manifest, method.conditions(), progress)
-        vectors = json.dumps(recording.as_json(), sort_keys=True) + "\n"
+        opened = cache(lambda name: open_graph(folder / f"{name}.onnx"))
+        calls = recorded_calls(manifest, method.code_values, opened)
+        vectors = json.dumps({**recording.as_json(), "calls": calls}, sort_keys=True) + "\n"
         (writer.path / "vectors" / f"{AR_STEP}.json").write_text(vectors, encoding="utf-8")
         report = check_drawing(method, folder, manifest, recording, progress) if check else None
         path = writer.commit(manifest)
