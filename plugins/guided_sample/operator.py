@@ -91,7 +91,7 @@ OPERATOR = Operator(
     "The id is the first whose running sum in ascending order exceeds u times the total, summed in float64 by the kernels, in float32 by the body; "
     "it never has probability 0. An id farther than 87 from the best has probability 0, as e^-87 is about the least that float32 holds. Temperature 0 takes the best, of equals the lowest id, and probs is then one-hot. "
     "Values cannot be refused, so every value means something: a NaN logit counts as -Inf, and so does an id that is -Inf in either half "
-    "where scale is above 0 and not 1; infinite best logits (+Inf, or all -Inf) share the draw; a temperature below 0 or NaN counts as 0; "
+    "where scale is 0 or more and not 1; infinite best logits (+Inf, or all -Inf) share the draw; a temperature below 0 or NaN counts as 0; "
     "top_k below 1 or above V is off; top_p of 1, above 1 or NaN is off, below 0 it counts as 0, which keeps the best and its ties; "
     "u below 0 or NaN counts as 0, above 1 - 2^-24 as that.",
     inputs=(
