@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from farthing.calibration.token_statistics import Analysis, Stream, analyze_tokens, recommend, stream_of
+from farthing.calibration.token_statistics import Analysis, Stream, analyze_tokens, read_codes, recommend, stream_of
 from farthing.calibration.token_statistics.show import plot, table
 from farthing.calibration.token_statistics.text import text_stream, train_tokenizer
 from farthing.calibration.visual.intervals import Interval
@@ -141,7 +141,9 @@ def line(a: Analysis) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vq", type=Path, required=True, help="vq8 or vq16, .safetensors")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--vq", type=Path, help="vq8 or vq16, .safetensors")
+    given.add_argument("--codes", type=Path, help="Codes of 256 made elsewhere: .npy [N,g,g], or packed")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--json", type=Path)
@@ -149,7 +151,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     start = time.process_time()
-    image = stream_of(codes_of(arguments.vq, arguments.images), VOCAB)
+    codes = read_codes(arguments.codes)[0] if arguments.codes else codes_of(arguments.vq, arguments.images)
+    image = stream_of(codes[: arguments.images], VOCAB)
     grid = (image.codes.shape[1], image.codes.shape[2])
     texts = sources()
     print(f"text: {len(texts)} files, {sum(map(len, texts)):,} characters", flush=True)
