@@ -26,6 +26,7 @@ from farthing.models.nar import Nar
 from farthing.models.token_shuffle import TokenShuffle, TokenShuffleConfig, to_windows
 from farthing.models.vq import Vq, VqConfig
 from farthing.runtime.bundle import BundleWriter, open_bundle
+from farthing.runtime.drawing import Drawer
 
 CODES, CLASSES, GRID = 12, 3, 4
 SIZES: dict[str, int] = {"classes": CLASSES, "hidden_size": 32, "intermediate_size": 40, "layers": 2, "heads": 2}
@@ -153,6 +154,11 @@ def eagle(kind: str) -> Path:
     shutil.copytree(checkpoint(kind), path)
     save_file(drafter(kind).state_dict(), folder() / f"{kind}-drafter.safetensors")
     return export("lantern", path, folder() / f"{kind}-eagle", drafter=folder() / f"{kind}-drafter.safetensors").path
+
+
+def opened(path: Path, **how: Any) -> Drawer:
+    """The loops in Python, which these tests are of; test_drawing_native.py compares those in C++ with them."""
+    return Drawer(path, core=False, **how)
 
 
 def logits(kind: str, condition: int, codes: np.ndarray, turn: int) -> torch.Tensor:

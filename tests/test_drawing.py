@@ -16,7 +16,7 @@ from farthing.errors import BundleError, RequestError
 from farthing.models import nar
 from farthing.plugins import library_path, operator
 from farthing.runtime.bundle import open_bundle
-from farthing.runtime.drawing import SCHEDULES, Drawer, Guidance
+from farthing.runtime.drawing import SCHEDULES, Guidance
 from farthing.runtime.drawing.orders import Order, mixed, order_of
 from farthing.runtime.drawing.uniforms import Stream, draw, uniforms
 from farthing.runtime.sampling import uniform
@@ -65,7 +65,7 @@ def recomputed(
 def test_drawing_is_drawing_by_recomputation(
     kind: str, guidance: Guidance, temperature: float, top_k: int, top_p: float
 ) -> None:
-    drawn = Drawer(tiny.bundle(kind)).draw(
+    drawn = tiny.opened(tiny.bundle(kind)).draw(
         [1, 2], seed=9, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, decode="plain"
     )
     how = (guidance, temperature, top_k, top_p)
@@ -77,14 +77,14 @@ def test_drawing_is_drawing_by_recomputation(
 @pytest.mark.skipif(library_path() is None, reason="libfarthing_ops.so is not built")
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_kernels_and_bodies_give_equal_codes(kind: str) -> None:
-    drawn = [Drawer(tiny.bundle(kind), native=native).draw([0, 2], seed=11, top_p=0.9) for native in (True, False)]
+    drawn = [tiny.opened(tiny.bundle(kind), native=native).draw([0, 2], seed=11, top_p=0.9) for native in (True, False)]
     assert np.array_equal(drawn[0].codes, drawn[1].codes)
     assert np.abs(drawn[0].pixels.astype(int) - drawn[1].pixels).max() <= 1
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_an_image_does_not_depend_on_its_neighbours(kind: str) -> None:
-    drawer, how = Drawer(tiny.bundle(kind)), Guidance(3.0, schedule="cosine")
+    drawer, how = tiny.opened(tiny.bundle(kind)), Guidance(3.0, schedule="cosine")
     together = drawer.draw([1, 2, 2], seed=2**64 - 2, guidance=how).codes
     alone = [drawer.draw([c], seed=s, guidance=how).codes[0] for c, s in ((1, 2**64 - 2), (2, 2**64 - 1), (2, 0))]
     assert np.array_equal(together, np.stack(alone))
@@ -162,7 +162,7 @@ def test_diagonals_are_mixed_as_in_training() -> None:
 
 @pytest.mark.parametrize("kind", ["llamagen", "elm"])
 def test_a_prefix_is_continued(kind: str) -> None:
-    drawer = Drawer(tiny.bundle(kind))
+    drawer = tiny.opened(tiny.bundle(kind))
     whole = drawer.draw([0, 1], seed=4, decode="plain").codes
     for length in (0, 1, 9, 15):
         again = drawer.draw([0, 1], seed=4, decode="plain", prefix=whole[:, :length])
@@ -174,7 +174,7 @@ def test_a_prefix_is_continued(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["llamagen", "elm"])
 def test_pixels_and_codes_are_those_of_the_reference(kind: str) -> None:
-    drawer, tokenizer = Drawer(tiny.bundle(kind)), tiny.tokenizer(kind)
+    drawer, tokenizer = tiny.opened(tiny.bundle(kind)), tiny.tokenizer(kind)
     low = 0 if kind == "elm" else -1
     codes = np.random.default_rng(0).integers(0, 256 if kind == "elm" else tiny.CODES, (3, 16))
     with torch.no_grad():
@@ -192,13 +192,13 @@ def test_pixels_and_codes_are_those_of_the_reference(kind: str) -> None:
 def test_progress_counts_codes() -> None:
     for kind in tiny.KINDS:
         heard: list[tuple[int, int]] = []
-        Drawer(tiny.bundle(kind)).draw([0, 1], progress=lambda done, total: heard.append((done, total)))
+        tiny.opened(tiny.bundle(kind)).draw([0, 1], progress=lambda done, total: heard.append((done, total)))
         assert len(heard) == PASSES[kind] and heard[-1] == (32, 32)
         assert [d for d, _ in heard] == sorted({d for d, _ in heard})
 
 
 def test_seconds_add_up() -> None:
-    seconds = Drawer(tiny.bundle("llamagen")).draw([0]).seconds
+    seconds = tiny.opened(tiny.bundle("llamagen")).draw([0]).seconds
     assert set(seconds) == {"model", "choosing", "pixels", "loop", "total"}
     assert math.isclose(sum(seconds.values()), 2 * seconds["total"]) and min(seconds.values()) > 0
 
@@ -228,18 +228,18 @@ def test_seconds_add_up() -> None:
 )
 def test_bad_requests(options: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        Drawer(tiny.bundle("llamagen")).draw(**{"classes": [0], **options})
+        tiny.opened(tiny.bundle("llamagen")).draw(**{"classes": [0], **options})
 
 
 def test_a_prefix_needs_a_raster() -> None:
     with pytest.raises(RequestError, match="given with diagonal order and decode plain, expected raster"):
-        Drawer(tiny.bundle("nar")).draw([0], prefix=np.zeros((1, 3), np.int64))
+        tiny.opened(tiny.bundle("nar")).draw([0], prefix=np.zeros((1, 3), np.int64))
 
 
 @pytest.mark.parametrize("codes", [np.full((1, 16), 12), np.full((1, 16), -1), np.zeros((1, 15), np.int64)])
 def test_bad_codes(codes: np.ndarray) -> None:
     with pytest.raises(RequestError, match="codes is"):
-        Drawer(tiny.bundle("llamagen")).decode(codes)
+        tiny.opened(tiny.bundle("llamagen")).decode(codes)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_bad_codes(codes: np.ndarray) -> None:
 )
 def test_bad_pixels(pixels: np.ndarray) -> None:
     with pytest.raises(RequestError, match="pixels is"):
-        Drawer(tiny.bundle("llamagen")).encode(pixels)
+        tiny.opened(tiny.bundle("llamagen")).encode(pixels)
 
 
 def test_a_bundle_without_the_graph_that_draws_is_refused(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_bundle_without_the_graph_that_draws_is_refused(tmp_path: Path) -> Non
     del manifest["files"][manifest["graphs"].pop("sample")["file"]]
     (old / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="graph sample of .* is missing"):
-        Drawer(old)
+        tiny.opened(old)
 
 
 def test_a_model_without_unconditional_row_is_not_guided(tmp_path: Path) -> None:
@@ -271,18 +271,18 @@ def test_a_model_without_unconditional_row_is_not_guided(tmp_path: Path) -> None
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["model"]["vocab_size"] -= 1
     (path / "manifest.json").write_text(json.dumps(manifest))
-    drawer = Drawer(path)
+    drawer = tiny.opened(path)
     with pytest.raises(
         RequestError, match="guidance scale is other than 1, expected 1: the model has no unconditional"
     ):
         drawer.draw([0], guidance=Guidance(2.0))
-    same = Drawer(tiny.bundle("llamagen")).draw([0], guidance=Guidance(1.0))
+    same = tiny.opened(tiny.bundle("llamagen")).draw([0], guidance=Guidance(1.0))
     assert np.array_equal(drawer.draw([0]).codes, same.codes)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_many_images_are_drawn_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawer = Drawer(tiny.bundle(kind))
+    drawer = tiny.opened(tiny.bundle(kind))
     assert drawer.together == 64
     whole = drawer.draw([0, 1, 2, 0, 1], seed=6)
     monkeypatch.setattr("farthing.runtime.drawing.drawer.MOST_TOGETHER", 2)

@@ -15,7 +15,7 @@ import torch
 from farthing.errors import RequestError
 from farthing.export.graph.drawing import Acceptance
 from farthing.plugins import library_path, operator
-from farthing.runtime.drawing import Drawer, Guidance
+from farthing.runtime.drawing import Guidance
 from farthing.runtime.drawing.drafters import Jacobi
 from farthing.runtime.drawing.result import Speculation
 from farthing.runtime.drawing.speculate import Account
@@ -56,7 +56,7 @@ def marginals(label: int) -> np.ndarray:
 
 def counted(path: Path, mode: str, **how: Any) -> tuple[np.ndarray, Speculation | None]:
     """int64 [4,V]: how often each code was drawn in RUNS images of class 1."""
-    drawn = Drawer(path, threads=1).draw([1] * RUNS, seed=77, decode=mode, **HOW, **how)
+    drawn = tiny.opened(path, threads=1).draw([1] * RUNS, seed=77, decode=mode, **HOW, **how)
     return np.stack([np.bincount(codes, minlength=tiny.CODES) for codes in drawn.codes.T]), drawn.speculation
 
 
@@ -87,17 +87,17 @@ def test_grouped_acceptance_does_not_and_says_so() -> None:
 
 def test_groups_of_one_are_exact() -> None:
     alone = tiny.jacobi("llamagen", "groups-of-one", Acceptance("grouped", group_size=1), Acceptance("exact"))
-    drawer = Drawer(alone)
+    drawer = tiny.opened(alone)
     found, wanted = (drawer.draw([0, 1, 2, 0], seed=5, decode=mode) for mode in ("grouped", "exact"))
     assert np.array_equal(found.codes, wanted.codes) and found.passes == wanted.passes
-    other = Drawer(tiny.all_modes()).draw([0, 1, 2, 0], seed=5, decode="grouped")
+    other = tiny.opened(tiny.all_modes()).draw([0, 1, 2, 0], seed=5, decode="grouped")
     assert not np.array_equal(other.codes, wanted.codes)
 
 
 @pytest.mark.parametrize("source", ["jacobi", "eagle"])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_greedy_drafts_change_nothing(source: str, scale: float) -> None:
-    drawer = Drawer(tiny.all_modes() if source == "jacobi" else tiny.eagle("llamagen"))
+    drawer = tiny.opened(tiny.all_modes() if source == "jacobi" else tiny.eagle("llamagen"))
     how = {"temperature": 0.0, "guidance": Guidance(scale, schedule="half_linear")}
     plain = drawer.draw([0, 1, 2], decode="plain", **how)
     for mode in ("exact", "neighbourhood"):
@@ -109,7 +109,7 @@ def test_greedy_drafts_change_nothing(source: str, scale: float) -> None:
 
 @pytest.mark.parametrize("source", ["jacobi", "eagle"])
 def test_accounts(source: str) -> None:
-    drawer = Drawer(tiny.all_modes() if source == "jacobi" else tiny.eagle("llamagen"))
+    drawer = tiny.opened(tiny.all_modes() if source == "jacobi" else tiny.eagle("llamagen"))
     for mode in drawer.can.accept:
         for length in (2, 3, 16):
             option = {"draft_window" if source == "jacobi" else "draft_length": length}
@@ -128,14 +128,14 @@ def test_accounts(source: str) -> None:
 @pytest.mark.parametrize("source", ["jacobi", "eagle"])
 def test_kernels_and_bodies_give_equal_codes(source: str) -> None:
     path = tiny.all_modes() if source == "jacobi" else tiny.eagle("llamagen")
-    kernels, bodies = Drawer(path), Drawer(path, native=False)
+    kernels, bodies = tiny.opened(path), tiny.opened(path, native=False)
     for mode in kernels.can.modes:
         how = {"seed": 8, "decode": mode, "guidance": Guidance(2.0, schedule="log")}
         assert np.array_equal(kernels.draw([0, 1], **how).codes, bodies.draw([0, 1], **how).codes), mode
 
 
 def test_an_image_does_not_depend_on_its_neighbours() -> None:
-    drawer = Drawer(tiny.all_modes())
+    drawer = tiny.opened(tiny.all_modes())
     for mode in drawer.can.accept:
         together = drawer.draw([1, 2], seed=2**64 - 1, decode=mode).codes
         alone = [drawer.draw([c], seed=s, decode=mode).codes[0] for c, s in ((1, 2**64 - 1), (2, 0))]
@@ -220,11 +220,11 @@ def test_the_estimate_is_the_total_variation(mode: str) -> None:
 )
 def test_bad_requests(options: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        Drawer(tiny.all_modes()).draw([0], **options)
+        tiny.opened(tiny.all_modes()).draw([0], **options)
 
 
 def test_bad_requests_of_a_drafter() -> None:
-    drawer = Drawer(tiny.eagle("llamagen"))
+    drawer = tiny.opened(tiny.eagle("llamagen"))
     for options, words in (
         (
             {"draft_window": 4},
@@ -238,5 +238,5 @@ def test_bad_requests_of_a_drafter() -> None:
 
 
 def test_the_default_is_the_bundles() -> None:
-    assert Drawer(tiny.all_modes()).draw([0]).decode == "exact"
-    assert Drawer(tiny.bundle("llamagen")).draw([0]).decode == "plain"
+    assert tiny.opened(tiny.all_modes()).draw([0]).decode == "exact"
+    assert tiny.opened(tiny.bundle("llamagen")).draw([0]).decode == "plain"
