@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ Measured, each with its definition in the table:
   guesses      how often n-gram tables of other images propose the right code: the most that n-gram drafts can win
   innovation   how soon the codebook was seen, Heaps' law
   rank laws    Zipf, Zipf-Mandelbrot, lognormal, by maximum likelihood
+  attention    with --checkpoint: how much of it stays near, layer by layer
 Intervals are 95 %, by drawing whole images. N-grams do not cross the ends of rows.
 
 \b
@@ -41,7 +43,8 @@ Examples:
   farthing analyze-codes codes.npy --codebook 16384 --grid 16
   farthing analyze-codes bundle --images photos --save photos.codes --plot codes.png
   farthing analyze-codes codes.npy --codebook 256 --text docs/ --json report.json
-Exit codes: 0 done, 2 bad request, 4 bad bundle, 6 a package is missing.
+  farthing analyze-codes bundle --images photos --checkpoint llamagen-b
+Exit codes: 0 done, 2 bad request, 3 bad checkpoint, 4 bad bundle, 6 a package is missing.
 """
 
 
@@ -52,6 +55,9 @@ Exit codes: 0 done, 2 bad request, 4 bad bundle, 6 a package is missing.
 @click.option("--grid", help="Rows and columns of an image: 16, or 12x16. [default: the array's or bundle's]")
 @click.option("--text", type=click.Path(), help="A text file, or a folder of them, to measure beside the images.")
 @click.option("--tokenizer", type=click.Path(), help="A tokenizer.json for the text.")
+@click.option(
+    "--checkpoint", type=click.Path(), help="A LlamaGen folder over these codes: how local its layers' attention is."
+)
 @click.option(
     "--top-k", type=click.IntRange(0), default=0, help="Top-k you draw with; warned about if it costs variety."
 )
@@ -79,6 +85,7 @@ def analyze_codes_command(
     grid: str | None,
     text: str | None,
     tokenizer: str | None,
+    checkpoint: str | None,
     top_k: int,
     resamples: int,
     seed: int,
@@ -89,6 +96,7 @@ def analyze_codes_command(
 ) -> None:
     """The command itself; its help is HELP."""
     from ..calibration.token_statistics import analyze_tokens, recommend
+    from ..calibration.token_statistics.attention import attention, attention_table
     from ..calibration.token_statistics.files import save_codes, stream_from
     from ..calibration.token_statistics.show import plot as draw
     from ..calibration.token_statistics.show import table
@@ -106,6 +114,7 @@ def analyze_codes_command(
         stream = stream_from(codes, images, codebook, _grid(grid), native=not no_native, progress=progress)
         # A text that cannot be used is refused before minutes are spent on the images.
         pair = beside(stream, text, tokenizer, seed) if text else None
+        looks = attention(stream, checkpoint, seed=seed, progress=progress) if checkpoint else None
         if save:
             save_codes(stream, save)
         found = [analyze_tokens(stream, resamples=resamples, seed=seed, progress=progress)]
@@ -123,6 +132,8 @@ def analyze_codes_command(
         draw(found, plot)
     if report:
         told = {**found[0].as_json(), "recommendation": advice.as_json(), "beside": [f.as_json() for f in found[1:]]}
+        if looks:
+            told["attention"] = asdict(looks)
         if report == "-":
             click.echo(json.dumps(told))
             return
@@ -133,6 +144,8 @@ def analyze_codes_command(
                 found_wanted(f"--json {report}", f"not writable ({error.strerror})", "a file", "choose another")
             ) from error
     click.echo(table(found, advice))
+    if looks:
+        click.echo("\n" + attention_table(looks))
 
 
 def _grid(text: str | None) -> tuple[int, int] | None:

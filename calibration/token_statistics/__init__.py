@@ -1,6 +1,6 @@
 """The language of visual tokens: statistics of a stream of image codes, and what they say about decoding it (Chan et al. 2024, arXiv 2411.05001).
 
-Needs numpy and tokenizers; neither torch nor onnx. Codes of pictures need onnxruntime and Pillow, plots matplotlib.
+Needs numpy and tokenizers; neither torch nor onnx. Codes of pictures need onnxruntime and Pillow, plots matplotlib, attention torch.
 """
 
 from __future__ import annotations
