@@ -223,7 +223,9 @@ def test_seconds_add_up() -> None:
         ({"text_embeds": np.zeros((2, 8), np.float32)}, "text_embeds is given, expected none: the model draws classes"),
         ({"prefix": np.zeros((2, 3), np.int64)}, r"prefix is \[2, 3\], expected \[1,n\] with n of 0 to 15"),
         ({"prefix": np.zeros((1, 16), np.int64)}, r"prefix is \[1, 16\]"),
-        ({"prefix": np.full((1, 3), tiny.CODES)}, "codes is 12 to 12"),
+        ({"prefix": np.full((1, 3), tiny.CODES)}, "codes is 12 to 12, expected whole numbers"),
+        ({"prefix": np.full((1, 3), 0.5)}, r"codes is float64 \[1, 3\], expected whole numbers \[B,3\] of 0 to 11"),
+        ({"prefix": [1, 2]}, r"prefix is \[2\]"),
     ],
 )
 def test_bad_requests(options: dict[str, Any], words: str) -> None:

@@ -232,6 +232,7 @@ class Drawer:
     def _checked_prefix(self, prefix: np.ndarray | None, count: int, mode: str) -> np.ndarray | None:
         if prefix is None:
             return None
+        prefix = np.asarray(prefix)
         if self._order.name != "raster" or mode != PLAIN:
             raise RequestError(
                 found_wanted(
@@ -244,8 +245,7 @@ class Drawer:
         if prefix.ndim != 2 or len(prefix) != count or not prefix.shape[1] < self.tokens:
             wanted = f"[{count},n] with n of 0 to {self.tokens - 1}"
             raise RequestError(found_wanted("prefix", list(prefix.shape), wanted, "give codes for each image"))
-        self._pixels.check(prefix, prefix.shape[1])
-        return prefix
+        return self._pixels.checked(prefix, prefix.shape[1])
 
     def _open(self, graph: str) -> Any:
         if graph not in self._sessions:

@@ -27,7 +27,7 @@ class Pixels:
 
     def decode(self, codes: np.ndarray, clock: Clock | None = None) -> np.ndarray:
         """uint8 [B,H,W,3] of codes int64 [B,g*g]. Raises RequestError."""
-        self.check(codes, self.tokens)
+        codes = self.checked(codes, self.tokens)
         pixels = self._run(names.VQ_DECODE, names.PIXELS, names.CODES, codes, clock)
         inside = np.fmin(np.fmax(pixels, self._low), self._high)  # a NaN is low, as in C++
         whole = (inside - self._low) * np.float32(255 / (self._high - self._low))
@@ -43,14 +43,14 @@ class Pixels:
         scaled = pixels.transpose(0, 3, 1, 2).astype(np.float32) * np.float32((self._high - self._low) / 255)
         return self._run(names.VQ_ENCODE, names.CODES, names.PIXELS, scaled + np.float32(self._low))
 
-    def check(self, codes: np.ndarray, length: int) -> None:
-        """Raises RequestError unless ``codes`` is int64 [B,length] of codes."""
-        good = codes.ndim == 2 and codes.shape[1] == length and codes.dtype.kind == "i" and len(codes)
-        if good and (not codes.size or (codes.min() >= 0 and codes.max() < self.values)):
-            return
-        found = list(codes.shape) if not good else f"{codes.min()} to {codes.max()}"
-        wanted = f"[B,{length}] of 0 to {self.values - 1}"
-        raise RequestError(found_wanted("codes", found, wanted, "check them"))
+    def checked(self, codes: np.ndarray, length: int) -> np.ndarray:
+        """``codes`` as int64 [B,length], all of them codes. Raises RequestError."""
+        codes, wanted = np.asarray(codes), f"whole numbers [B,{length}] of 0 to {self.values - 1}"
+        if codes.dtype.kind not in "iu" or codes.ndim != 2 or codes.shape[1] != length or not len(codes):
+            raise RequestError(found_wanted("codes", f"{codes.dtype} {list(codes.shape)}", wanted, "check them"))
+        if codes.size and (codes.min() < 0 or codes.max() >= self.values):
+            raise RequestError(found_wanted("codes", f"{codes.min()} to {codes.max()}", wanted, "check them"))
+        return codes.astype(np.int64)
 
     def _run(self, graph: str, output: str, given: str, values: np.ndarray, clock: Clock | None = None) -> np.ndarray:
         """One image after the other: the widest layer of one is memory enough, and more at once are no faster."""

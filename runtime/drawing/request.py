@@ -143,7 +143,8 @@ def checked_text(can: Abilities, classes: Sequence[int] | None, embeds: np.ndarr
     shape = f"[T,{can.text_width}] or [B,T,{can.text_width}] with T of 1 to {can.condition_rows}"
     if embeds.dtype.kind != "f" or embeds.ndim not in (2, 3):
         raise RequestError(found_wanted(what, f"{embeds.dtype} {list(embeds.shape)}", f"float32 {shape}", fix))
-    embeds = (embeds[None] if embeds.ndim == 2 else embeds).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold is refused below
+        embeds = (embeds[None] if embeds.ndim == 2 else embeds).astype(np.float32)
     count, rows, width = embeds.shape
     if width != can.text_width or not 1 <= rows <= can.condition_rows or not 1 <= count <= MOST_IMAGES:
         raise RequestError(found_wanted(what, list(embeds.shape), shape, fix))
