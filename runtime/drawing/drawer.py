@@ -150,8 +150,9 @@ class Drawer:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """uint8 [B,H,W,3] of codes int64 [B,g*g]. Raises RequestError."""
-        self._pixels.check(codes, self.tokens)
-        return self._pixels.decode(codes) if self._core is None else self._core.decode(codes)
+        if self._core is None:
+            return self._pixels.decode(codes)
+        return self._core.decode(self._pixels.checked(codes, self.tokens))
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Codes int64 [B,g*g] of images uint8 [B,H,W,3]. Raises RequestError, BundleError where the bundle has no encoder."""
