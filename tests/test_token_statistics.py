@@ -429,6 +429,15 @@ def test_a_sample_too_small_advises_nothing() -> None:
     assert told.now == "plain" and told.to_train == [] and "too small" in told.advice[1].reason
 
 
+def test_rare_codes_do_not_withhold_advice() -> None:
+    """A code that occurs in one image of a thousand keeps turning up; entropy and neighbours are known long before."""
+    codes = smooth()
+    codes[::50, 0, 0] = 32 + np.arange(30)
+    found = analysed(codes, 64)
+    assert not found.enough and found.settled and any("sample too small" in w for w in found.warnings)
+    assert "nar" in recommend(found).to_train
+
+
 def test_notes() -> None:
     unused = recommend(analysed(drawn(vocab=100), 256), top_k=10)
     assert any("never occurs" in n for n in unused.notes) and any("top-k 10 is below" in n for n in unused.notes)

@@ -67,9 +67,14 @@ class Analysis:
     """Of each order: (rank, count) at some ranks, for plots."""
 
     @property
+    def settled(self) -> bool:
+        """Whether the entropy has come to rest: then the figures that advice rests on have, too."""
+        return self.entropy_change < MOST_NEWS
+
+    @property
     def enough(self) -> bool:
-        """Whether the used vocabulary and the entropy have come to rest."""
-        return self.entropy_change < MOST_NEWS and self.innovation[0].last_growth < MOST_NEWS
+        """Whether the used vocabulary has come to rest as well."""
+        return self.settled and self.innovation[0].last_growth < MOST_NEWS
 
     @property
     def normalised_entropy(self) -> float:
@@ -88,7 +93,7 @@ class Analysis:
         """The fields as plain data, and what the codes of contexts mean."""
         told = asdict(self)
         told["normalised_entropy"] = self.normalised_entropy
-        told["sample_is_enough"] = self.enough
+        told["sample_is_enough"], told["settled"] = self.enough, self.settled
         told["contexts"], told["definitions"] = CONTEXTS, DEFINITIONS
         return told
 
