@@ -28,7 +28,6 @@ drawing::DrawOptions options_of(const farthing_drawing& how, std::size_t count) 
   if (how.schedule) options.guidance_schedule = how.schedule;
   options.warp = {how.temperature, how.top_k, how.top_p};
   if (how.decode) options.decode = how.decode;
-  if (how.decode && options.decode.empty()) options.decode = "''";  // empty would be the default
   options.draft_length = how.draft_length;
   if (how.prefix_codes < 0 || how.prefix_codes > drawing::kMostPngPixels) {
     refuse(Status::request, "prefix_codes", std::to_string(how.prefix_codes), "0 or more", "correct it");

@@ -49,7 +49,7 @@ drawing::DrawOptions options_of(const nb::dict& given) {
   options.warp.temperature = option(given, "temperature", 1.0);
   options.warp.top_k = option<std::int64_t>(given, "top_k", 0);
   options.warp.top_p = option(given, "top_p", 1.0);
-  options.decode = option<std::string>(given, "decode", "");
+  if (given.contains("decode")) options.decode = nb::cast<std::string>(given["decode"]);
   options.draft_length = option<std::int64_t>(given, "draft_length", 0);
   return options;
 }

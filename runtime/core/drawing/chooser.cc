@@ -46,7 +46,8 @@ Sampler::Sampler(const std::filesystem::path& path, std::int64_t codes, const Or
 
 void Sampler::begin(std::int64_t rows, std::int64_t with_probs) {
   const auto most = static_cast<std::size_t>(rows), wide = static_cast<std::size_t>(with_probs * codes_);
-  graph_.forget();  // logits may lie elsewhere now
+  if (most <= scales_.size() && wide <= probs_.size()) return;
+  graph_.forget();
   scales_.resize(std::max(scales_.size(), most));
   uniforms_.resize(scales_.size());
   ids_.resize(scales_.size());

@@ -43,7 +43,7 @@ std::string mode_of(const ImageCodes& image, const DrawOptions& options) {
   std::vector<std::string> modes{"plain"};
   modes.insert(modes.end(), image.accept.begin(), image.accept.end());
   const std::string fallback = image.accept.empty() ? "plain" : image.default_accept;
-  const std::string& mode = options.decode.empty() ? fallback : options.decode;
+  const std::string mode = options.decode.value_or(fallback);
   const auto list = [&](bool greedy) {
     std::string all;
     for (const std::string& each : modes) {
@@ -56,8 +56,8 @@ std::string mode_of(const ImageCodes& image, const DrawOptions& options) {
            "one of " + list(false) + ", which the bundle has", "choose one, or export with drafts");
   }
   if (options.warp.temperature == 0 && compares_masses(mode)) {
-    refuse(Status::request, std::string("decode at temperature 0") + (options.decode.empty() ? " (the default)" : ""),
-           "'" + mode + "'", list(true), "choose one");
+    refuse(Status::request, "decode at temperature 0",
+           "'" + mode + "'" + (options.decode ? "" : ", the default of the bundle"), list(true), "choose one");
   }
   return mode;
 }

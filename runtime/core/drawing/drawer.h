@@ -35,7 +35,7 @@ struct DrawOptions {
   std::int64_t guidance_interval = -1;
   std::string guidance_schedule = "constant";
   Warp warp;
-  std::string decode;                    // plain, or how drafts are accepted; empty = as the bundle was exported
+  std::optional<std::string> decode;     // plain, or how drafts are accepted; none = as the bundle was exported
   std::int64_t draft_length = 0;         // drafts a round at most; 0 = the bundle's
   std::span<const std::int64_t> prefix;  // [B, n]: the first n codes of each image are given
 };
