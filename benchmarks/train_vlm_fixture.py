@@ -1,7 +1,8 @@
-"""Train the small vision-language model of examples/vlm, in five stages; resumable: run it again to go on.
+"""Train the small vision-language models of examples/vlm, in stages; resumable: run it again to go on.
 
     python benchmarks/train_vlm_fixture.py --out build/vlm                 # eyes, align, words, nested, gaze: the model that is kept
     python benchmarks/train_vlm_fixture.py --out build/vlm --stage plain     # model B of the Matryoshka proof, from the same `words`
+    python benchmarks/train_vlm_fixture.py --out build/vlm-deep --shape deep --tower build/vlm/gaze.pt   # align, words: the deeper one
 
 eyes    the tower alone: what lies in each patch, and from CLS what the picture holds (in place of CLIP's captions)
 align   the projector alone: each patch becomes the sum of the words for what lies in it (in place of LLaVA's captions)
@@ -18,6 +19,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ import vlm_model as vlm
 from small_llama import schedule
 from torch import nn
 from torch.nn import functional as F
-from vlm_fixture import config, save, tokenizer
+from vlm_fixture import SHAPES, config, save, tokenizer
 from vlm_heads import Heads, patch_words
 from vlm_pointer import Pointer, where
 from vlm_scenes import COARSE, FINE, Scene, make_scene, questions, views
@@ -38,6 +41,12 @@ STEPS = {"eyes": 800, "align": 200, "words": 1200, "nested": 400, "plain": 400, 
 RATE = {"eyes": 3e-3, "align": 3e-3, "words": 2e-3, "nested": 1e-3, "plain": 1e-3, "gaze": 2e-3}
 ALONE = ("eyes", "align", "gaze")
 """Stages without questions."""
+USUAL = {"small": ["eyes", "align", "words", "nested", "gaze"], "deep": ["align", "words", "nested"]}
+FIRST, GROWN = 4, 350
+"""Layers of a deeper decoder that `words` begins with, and the step at which the others come in. They begin as nothing, so leaving them out
+until then changes no result and costs a third; all twelve at once had learned nothing after 350 steps."""
+POINTING = 2
+"""The layer that is told where to look: the question has been read by then, and what is found there still needs an answer."""
 SCALES = (36, 16, 9, 4, 1)
 BATCH, LARGE_BATCH = 8, 2
 HELD_OUT = 999
@@ -47,11 +56,12 @@ HELD_OUT = 999
 class Student(nn.Module):
     """The model, LLaVA-NeXT's form (LLaVA's and image_newline), and the heads that help to train its tower."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: str = "small") -> None:
         super().__init__()
         from transformers import LlavaNextForConditionalGeneration
 
-        self.vlm = LlavaNextForConditionalGeneration(config(tokenizer().get_vocab_size(), following=True))
+        whole = config(tokenizer().get_vocab_size(), following=True, shape=shape)
+        self.vlm = LlavaNextForConditionalGeneration(whole)
         self.heads = Heads(96)
         with torch.no_grad():
             table = self.vlm.model.vision_tower.embeddings.position_embedding.weight
@@ -62,6 +72,9 @@ class Student(nn.Module):
                 layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
             # Words must not drown in what the first layers add to them.
             nn.init.normal_(self.vlm.get_input_embeddings().weight, std=0.3)
+            for block in self.vlm.model.language_model.layers[FIRST:]:  # see FIRST
+                block.self_attn.o_proj.weight.zero_()
+                block.mlp.down_proj.weight.zero_()
 
     def learning(self, stage: str) -> list[nn.Parameter]:
         """The parameters that a stage trains; the others are frozen."""
@@ -118,13 +131,24 @@ class Student(nn.Module):
         for n, tokens in enumerate(scales):
             visual = vlm.arrange(self.vlm, embeds, batch, count, tokens)
             if point and n == 0:
-                with Pointer(self.vlm.model.language_model.layers[2].self_attn) as pointer:
+                with Pointer(self.vlm.model.language_model.layers[POINTING].self_attn) as pointer:
                     read = vlm.read(self.vlm, visual, asked)
                 total = total + 0.5 * pointer.loss(asked, visual.shape[1], where(scenes, named))
             else:
                 read = vlm.read(self.vlm, visual, asked)
             total = total + vlm.loss_of(*read) * (1.0 if n == 0 else 0.5)
         return total
+
+
+@contextmanager
+def layers(student: Student, count: int) -> Iterator[None]:
+    """While entered, the decoder is its first ``count`` layers."""
+    config = student.vlm.model.language_model.config
+    whole, config.num_hidden_layers = config.num_hidden_layers, min(count, config.num_hidden_layers)
+    try:
+        yield
+    finally:
+        config.num_hidden_layers = whole
 
 
 def waves(width: int) -> torch.Tensor:
@@ -187,28 +211,44 @@ def report(model: Any, count: int, *, scales: tuple[int, ...] = (144,)) -> str:
     return "; ".join(parts)
 
 
-def train(out: Path, stage: str, *, seed: int, steps: int, save_every: int = 100) -> Student:
-    """One stage, from the end of the one before it. Its state is ``out``/<stage>.pt, half-way and at the end."""
+def train(
+    out: Path,
+    stage: str,
+    *,
+    seed: int,
+    steps: int,
+    shape: str = "small",
+    tower: Path | None = None,
+    rate: float | None = None,
+    save_every: int = 100,
+) -> Student:
+    """One stage, from the end of the one before it. Its state is ``out``/<stage>.pt, half-way and at the end.
+
+    ``tower``: the state whose tower and readers stage `align` begins with; by default that of `eyes`. ``rate``: of the stage, else RATE.
+    """
     torch.manual_seed(seed)
-    student = Student()
+    student, rate = Student(shape), rate or RATE[stage]
     path, first = out / f"{stage}.pt", 0
     trained = student.learning(stage)
-    optimiser = torch.optim.AdamW(trained, lr=RATE[stage], betas=(0.9, 0.98), weight_decay=0.05)
+    optimiser = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
     if path.exists():
         state = torch.load(path, weights_only=True)
         student.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
     elif stage in BEFORE:
-        before = torch.load(out / f"{BEFORE[stage]}.pt", weights_only=True)["model"]
-        tower = {n: t for n, t in before.items() if "vision_tower" in n or n.startswith("heads")}
-        student.load_state_dict(tower if stage == "align" else before, strict=stage != "align")
+        source = tower if tower is not None and stage == "align" else out / f"{BEFORE[stage]}.pt"
+        before = torch.load(source, weights_only=True)["model"]
+        seeing = {n: t for n, t in before.items() if "vision_tower" in n or n.startswith("heads")}
+        student.load_state_dict(seeing if stage == "align" else before, strict=stage != "align")
     began, total = time.process_time(), 0.0
     for step in range(first, steps):
         for group in optimiser.param_groups:
-            group["lr"] = RATE[stage] * schedule(step, steps, 50)
+            group["lr"] = rate * schedule(step, steps, 50)
         draw = np.random.default_rng([seed, STAGES[stage], step])
-        with torch.autocast("cpu", torch.bfloat16, enabled=stage not in ALONE):  # twice as fast, where rows are many
+        active = FIRST if stage == "words" and step < GROWN and shape != "small" else 1000
+        half = torch.autocast("cpu", torch.bfloat16, enabled=stage not in ALONE)  # twice as fast, where rows are many
+        with half, layers(student, active):
             loss = step_loss(student, stage, draw)
         optimiser.zero_grad()
         loss.backward()
@@ -235,14 +275,30 @@ def train(out: Path, stage: str, *, seed: int, steps: int, save_every: int = 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/vlm"))
-    parser.add_argument("--stage", choices=list(STAGES), help="Only this one; default: all but plain.")
+    parser.add_argument("--stage", choices=list(STAGES), help="Only this one; default: all that the shape needs.")
+    parser.add_argument("--shape", choices=list(SHAPES), default="small")
+    parser.add_argument(
+        "--tower", type=Path, help="State whose trained tower stage align begins with, instead of eyes."
+    )
+    parser.add_argument("--rate", type=float, help="Learning rate.")
+    parser.add_argument("--every", type=int, default=100, help="Steps between two savings.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    for stage in [args.stage] if args.stage else ["eyes", "align", "words", "nested", "gaze"]:
-        student = train(args.out, stage, seed=args.seed, steps=args.steps or STEPS[stage])
+    for stage in [args.stage] if args.stage else USUAL[args.shape]:
+        steps = args.steps or STEPS[stage]
+        student = train(
+            args.out,
+            stage,
+            seed=args.seed,
+            steps=steps,
+            shape=args.shape,
+            tower=args.tower,
+            rate=args.rate,
+            save_every=args.every,
+        )
         save(student.vlm, args.out / f"{stage}-next")
 
 

@@ -1,10 +1,12 @@
 """What dropping visual tokens saves: prefill CPU seconds by level, and the selector's share of them.
 
     python benchmarks/visual_prefill.py examples/vlm/model                      # a checkpoint: its own image prompt
+    python benchmarks/visual_prefill.py examples/vlm/deep --size 192 192 --gate # the same of 744 visual tokens; exit code 1 if a bar is missed
     python benchmarks/visual_prefill.py --smollm2 MODEL.gguf --out build/visual # LLaVA's shape around SmolLM2, 576 tokens
 
 One thread, the C++ core, features of the image already in the cache (the tower is the same work at every level). Levels take turns; the
-median of --rounds is printed. The selector's share is what the project graph takes more than the plain projector, over the prefill.
+median of --rounds is printed, all of it CPU seconds. The selector's share is what the project graph takes more than the plain projector,
+over the prefill. Pictures are made scenes (vlm_scenes.py) where the model's views are 96 pixels wide, else ramps and blocks.
 With --smollm2 the decoder is the real one, tower (ViT-S/14 at 336 pixels) and projector are random: speed does not ask what they say.
 """
 
@@ -26,6 +28,8 @@ from farthing.runtime.visual.images import sample_image
 
 METHODS: dict[str, dict[str, Any]] = {"idpruner": {}, "zoo-prune": {}, "globalcom2": {}}
 RATIOS = (0.5, 0.75, 0.9)
+BARS: dict[str, tuple[float, float]] = {"r50": (1.8, 0.03), "r75": (3.0, 0.03)}
+"""Level -> the prefill at least so many times faster, and choosing at most this part of it."""
 
 
 def llava_of_smollm2(gguf: Path, folder: Path, image_token: int = 7) -> Path:
@@ -85,30 +89,99 @@ def llava_of_smollm2(gguf: Path, folder: Path, image_token: int = 7) -> Path:
     return folder
 
 
+def picture(size: tuple[int, int], side: int) -> np.ndarray:
+    """uint8 [H,W,3]: what a selector meets decides how long it takes, so a scene like those that the small models know."""
+    from vlm_scenes import SIDE, make_scene
+
+    if side == SIDE and size in ((SIDE, SIDE), (2 * SIDE, 2 * SIDE)):
+        return make_scene(np.random.default_rng([5, size[0]]), large=size[0] > SIDE).image
+    return sample_image(1, *size)
+
+
+class Timed:
+    """A session that adds the CPU seconds of its runs to ``spent``."""
+
+    def __init__(self, session: Any, spent: list[float]) -> None:
+        self.session, self.spent = session, spent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, *args: Any) -> Any:
+        began = time.thread_time()
+        made = self.session.run(*args)
+        self.spent.append(time.thread_time() - began)
+        return made
+
+
+def choosing(bundle: Path, image: np.ndarray, levels: list[str], rounds: int) -> dict[str, float]:
+    """CPU seconds of the project graph of each level (median), features given; our kernels, one thread."""
+    import onnxruntime
+
+    from farthing.plugins import library_path
+    from farthing.runtime.bundle import open_bundle
+    from farthing.runtime.visual.encoder import VisualEncoder, opener
+    from farthing.runtime.visual.spec import VisionSpec
+
+    def options() -> Any:
+        made = onnxruntime.SessionOptions()
+        made.intra_op_num_threads = made.inter_op_num_threads = 1
+        made.register_custom_ops_library(str(library_path()))
+        return made
+
+    opened = open_bundle(bundle)
+    spent: list[float] = []
+    open_graph = opener(opened.graph, options)
+    encoder = VisualEncoder(VisionSpec(opened.manifest["vision"]), lambda name: Timed(open_graph(name), spent))
+    given = encoder.features(image)
+    seen: dict[str, list[float]] = {level: [] for level in levels}
+    for turn in range(rounds + 1):
+        for level in levels:
+            encoder.rows_of(*given, level)
+            if turn:  # the first opens graphs
+                seen[level].append(spent[-1])
+    return {level: statistics.median(times) for level, times in seen.items()}
+
+
 def measure(bundle: Path, rounds: int, size: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """Level -> rows, prefill CPU seconds (median) and seconds of projector and selector (median)."""
-    image = sample_image(1, *size)
+    """Level -> rows, prefill CPU seconds, and CPU seconds of projector and selector: medians."""
     with farthing.load(bundle, threads=1, native=True) as model:
         spec = model.bundle.manifest["vision"]
         token, levels = spec["image_token_id"], [level["id"] for level in spec["levels"]]
+        image = picture(size, 8 * spec.get("grid", 0))
         # 10 ids before and 14 behind: a system line and a short question.
         prompt = [*range(30, 40), token, *range(50, 64)]
-        seen: dict[str, list[tuple[float, float, float]]] = {level: [] for level in levels}
+        seen: dict[str, list[tuple[float, float]]] = {level: [] for level in levels}
         for turn in range(rounds + 1):
             for level in levels:
                 made = model.generate(
                     prompt_ids=prompt, images=[image], level=level, greedy=True, max_new_tokens=1, ignore_eos=True
                 )
                 if turn:  # the first opens graphs and encodes
-                    stats = made.stats
-                    seen[level].append(
-                        (stats["prefill_cpu_seconds"], stats["vision"]["seconds"], stats["vision"]["rows"])
-                    )
+                    seen[level].append((made.stats["prefill_cpu_seconds"], made.stats["vision"]["rows"]))
+    visual = choosing(bundle, image, levels, 10 * rounds)
     result = {}
     for level, all_of_it in seen.items():
-        prefill, visual, rows = (statistics.median(x) for x in zip(*all_of_it, strict=True))
-        result[level] = {"rows": rows, "prefill": prefill, "visual": visual}
+        prefill, rows = (statistics.median(x) for x in zip(*all_of_it, strict=True))
+        result[level] = {"rows": rows, "prefill": prefill, "visual": visual[level]}
     return result
+
+
+def missed(found: dict[str, dict[str, float]]) -> list[str]:
+    """The bars that are not reached, as sentences."""
+    said, full = [], found["full"]
+    for level, (factor, most) in BARS.items():
+        faster, share = full["prefill"] / found[level]["prefill"], selector_share(found, level)
+        if faster < factor:
+            said.append(f"prefill at {level} is {faster:.2f} times faster, expected {factor} or more")
+        if share > most:
+            said.append(f"choosing at {level} is {share:.1%} of prefill, expected {most:.0%} or less")
+    return said
+
+
+def selector_share(found: dict[str, dict[str, float]], level: str) -> float:
+    """What choosing takes, over the prefill."""
+    return max(0.0, found[level]["visual"] - found["full"]["visual"]) / found[level]["prefill"]
 
 
 def main() -> None:
@@ -120,12 +193,14 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=(336, 336), help="height and width of the image")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--gate", action="store_true", help="exit code 1 if a bar of BARS is missed")
     args = parser.parse_args()
     if (args.checkpoint is None) == (args.smollm2 is None):
         parser.error("give a checkpoint, or --smollm2")
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.checkpoint or llava_of_smollm2(args.smollm2, args.out / "llava-smollm2")
     found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
+    short: list[str] = []
     for method in args.methods:
         bundle = args.out / f"bundle-{checkpoint.name}-{method}"
         shutil.rmtree(bundle, ignore_errors=True)
@@ -135,12 +210,15 @@ def main() -> None:
         print(f"{method}: prefill of 24 text and n visual tokens, CPU seconds at one thread")
         print(f"{'level':<8}{'rows':>6}{'prefill':>10}{'faster':>8}{'selector':>10}")
         for name, at in levels.items():
-            share = max(0.0, at["visual"] - full["visual"]) / at["prefill"]
-            print(
-                f"{name:<8}{at['rows']:>6.0f}{at['prefill']:>10.4f}{full['prefill'] / at['prefill']:>7.2f}x{share:>9.1%}"
-            )
+            faster, share = full["prefill"] / at["prefill"], selector_share(levels, name)
+            print(f"{name:<8}{at['rows']:>6.0f}{at['prefill']:>10.4f}{faster:>7.2f}x{share:>9.1%}")
+        short += [f"{method}: {sentence}" for sentence in missed(levels)]
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
+    if args.gate:
+        for sentence in short:
+            print(f"MISSED: {sentence}")
+        raise SystemExit(1 if short else 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/vlm_fixture.py --random build/vlm-random      # llava/ and llava_next/ with random weights
     python benchmarks/vlm_fixture.py --publish build/vlm/nested-next   # what the trainer saved becomes examples/vlm/model and next
     python benchmarks/vlm_fixture.py --next build/vlm-next          # the trained weights as a LLaVA-NeXT checkpoint
+    python benchmarks/vlm_fixture.py --publish build/vlm-deep/words-next --shape deep    # becomes examples/vlm/deep, LLaVA-NeXT whole
 
 LLaVA-1.5's layout: a CLIP tower (96x96 pixels in patches of 8; features of the layer before the last, without CLS), a projector of two
 linear layers with GELU, and a Llama decoder. LLaVA-NeXT's adds `image_newline` and the sizes of pictures cut into crops.
@@ -23,6 +24,11 @@ BOS, EOS, IMAGE, PAD = range(4)
 SPECIALS = ["<s>", "</s>", "<image>", "<pad>"]
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 PINPOINTS = [[96, 192], [192, 96], [192, 192]]
+SHAPES: dict[str, dict[str, int]] = {
+    "small": {"intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "deep": {"intermediate_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 8},
+}
+"""Decoders. Choosing rows costs with their width, so `deep` has the width of `small` and more behind it: seven times the weights."""
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}"
     "{% elif message['role'] == 'user' %}{{ 'USER: ' }}{% endif %}"
@@ -52,8 +58,8 @@ def tokenizer() -> Any:
     return built
 
 
-def config(vocab: int, *, following: bool = False) -> Any:
-    """LlavaConfig, or LlavaNextConfig if ``following``."""
+def config(vocab: int, *, following: bool = False, shape: str = "small") -> Any:
+    """LlavaConfig, or LlavaNextConfig if ``following``; the decoder is ``SHAPES[shape]``."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaNextConfig
 
     vision = CLIPVisionConfig(
@@ -68,9 +74,7 @@ def config(vocab: int, *, following: bool = False) -> Any:
     text = LlamaConfig(
         vocab_size=vocab,
         hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        head_dim=32,
         num_key_value_heads=2,
         max_position_embeddings=1024,
         rms_norm_eps=1e-5,
@@ -80,6 +84,7 @@ def config(vocab: int, *, following: bool = False) -> Any:
         eos_token_id=EOS,
         pad_token_id=PAD,
         tie_word_embeddings=False,
+        **SHAPES[shape],
     )
     shared: dict[str, Any] = {
         "image_token_index": IMAGE,
@@ -203,15 +208,19 @@ def main() -> None:
     parser.add_argument("--random", type=Path)
     parser.add_argument("--publish", type=Path)
     parser.add_argument("--next", type=Path)
+    parser.add_argument("--shape", choices=list(SHAPES), default="small")
     parser.add_argument("--examples", type=Path, default=HERE)
     args = parser.parse_args()
     torch.manual_seed(0)
     if args.random:
         vocab = tokenizer().get_vocab_size()
-        save(LlavaForConditionalGeneration(config(vocab)), args.random / "llava")
-        save(LlavaNextForConditionalGeneration(config(vocab, following=True)), args.random / "llava_next")
-    if args.publish:
+        save(LlavaForConditionalGeneration(config(vocab, shape=args.shape)), args.random / "llava")
+        whole = config(vocab, following=True, shape=args.shape)
+        save(LlavaNextForConditionalGeneration(whole), args.random / "llava_next")
+    if args.publish and args.shape == "small":
         publish(args.publish, args.examples)
+    elif args.publish:
+        shutil.copytree(args.publish, args.examples / args.shape, dirs_exist_ok=True)
     if args.next:
         next_checkpoint(args.next, args.examples / "model", args.examples / "next")
 

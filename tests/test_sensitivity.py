@@ -42,6 +42,17 @@ def test_exact_is_the_norm_of_the_jacobian(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
+def test_exact_with_units_that_do_nothing(tmp_path: Path) -> None:
+    """Then the matrix in the middle is singular and has no Cholesky factor."""
+    p, b2 = projector(1, 12, 20, 16)
+    w1, w2 = p.w1.copy(), p.w2.copy()
+    w1[3], w2[:, 7] = 0, 0
+    p, v = tr.Projector(w1, p.b1, w2), features(2, 1, 9, 12)
+    got = run(sensitivity(tmp_path, p), {"features": v})[0]
+    wanted = reference.sensitivity_exact(torch_projector(p, b2), torch.from_numpy(v[0]).double()).numpy()
+    np.testing.assert_allclose(got[0], wanted, rtol=2e-6)
+
+
 @pytest.mark.parametrize("count", (1, 8, 64))
 def test_zo_is_the_papers_finite_difference(tmp_path: Path, count: int) -> None:
     p, b2 = projector(1, 12, 20, 16)
