@@ -14,8 +14,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from farthing.cli.export import export_command
 from farthing.errors import BundleError, CheckpointError, RequestError, VerificationError
 from farthing.export import export
 from farthing.export.checkpoint.elm_checkpoint import ElmCheckpoint
@@ -176,6 +178,9 @@ def test_texts_that_cannot_be_exported(tmp_path: Path) -> None:
         LlamaGenCheckpoint(models.write(tmp_path / "a", "text", model=without(state, "cls_embedding.uncond")))
     with pytest.raises(CheckpointError, match="missing cls_embedding.cap_proj.fc2.weight"):
         LlamaGenCheckpoint(models.write(tmp_path / "b", "text", model=without(state, "cls_embedding.cap_proj.fc2")))
+    state = {**models.model("nar").state_dict(), "cls_embedding.cap_proj.fc1.weight": torch.zeros(48, 20)}
+    with pytest.raises(CheckpointError, match="conditioning of .* is text, expected classes; of text-conditional"):
+        NarCheckpoint(models.write(tmp_path / "c", "nar", model=without(state, "cls_embedding.embedding_table")))
     with pytest.raises(CheckpointError, match="conditioning of .* is text, expected classes: drafters"):
         export("lantern", models.checkpoint("text"), tmp_path / "out")
 
@@ -480,6 +485,29 @@ def test_extreme_options(method: str, options: dict[str, Any], tmp_path: Path) -
     manifest = open_bundle(export(method, models.checkpoint(method), tmp_path / "out", **options).path).manifest
     told = manifest["image_codes"]["acceptance"] | manifest["image_codes"]
     assert {n: told[n] for n in options} == options
+
+
+def test_options_on_the_command_line(tmp_path: Path) -> None:
+    """Numbers of gsd and lantern reach the manifest; what a method does not have is refused."""
+    drafter = models.checkpoint("lantern") / "drafter.safetensors"
+    for method, given, wanted in (
+        ("gsd", "--group-size 5 --prob-tol 0.2 --dist-tol 1.5 --clusters 6 --draft-window 8",
+         {"group_size": 5, "prob_tol": 0.2, "dist_tol": 1.5, "clusters": 6}),
+        ("lantern", f"--neighbours 9 --delta 2 --relative --draft-length 3 --drafter {drafter}",
+         {"neighbours": 9, "delta": 2.0, "relative": True}),
+    ):  # fmt: skip
+        out = tmp_path / method
+        call = [method, "--checkpoint", str(models.checkpoint("llamagen")), "--out", str(out), *given.split(), "--json"]
+        made = CliRunner().invoke(export_command, call, catch_exceptions=False)
+        assert json.loads(made.stdout)["method"] == method
+        image = open_bundle(out).manifest["image_codes"]
+        assert image["acceptance"] == wanted and 8 in (
+            image.get("draft_window"),
+            8 if image.get("draft_length") == 3 else 0,
+        )
+    call = ["nar", "--checkpoint", str(models.checkpoint("nar")), "--out", str(tmp_path / "x"), "--delta", "0.1"]
+    refused = CliRunner().invoke(export_command, call).exception
+    assert isinstance(refused, RequestError) and "option of method nar is delta" in str(refused)
 
 
 # Codebooks.

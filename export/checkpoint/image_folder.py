@@ -79,6 +79,9 @@ class ImageFolder:
 
     def classes(self, tensors: dict[str, Any]) -> int:
         """Classes of a class-conditional model: the table's rows but the last, which is that of no class."""
+        if any(name.startswith("cls_embedding.cap_proj.") for name in tensors):
+            fix = "of text-conditional models, LlamaGen's are exported (llamagen, gsd)"
+            raise bad(self.model_file, "conditioning", "text", "classes", fix)
         need(self.model_file, tensors, ("cls_embedding.embedding_table.weight",))
         rows = int(tensors["cls_embedding.embedding_table.weight"].shape[0])
         if rows < 2:
