@@ -258,7 +258,7 @@ def programs() -> Path:
         pytest.skip("needs CMake")
     build = Path(os.environ.get("FARTHING_TEST_BUILD", ROOT / "build" / "native-tests"))
     configure = ["cmake", "-S", ROOT, "-B", build, "-DFARTHING_TESTS=ON", "-DFARTHING_PYTHON=OFF"]
-    targets = ["draw_check", "draw_allocations", "farthing_ops"]
+    targets = ["draw_check", "draw_allocations", "farthing", "farthing_ops"]
     for command in (configure, ["cmake", "--build", build, "--parallel", "2", "--target", *targets]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -276,12 +276,15 @@ def test_c_interface(programs: Path, tmp_path: Path) -> None:
 
     write_hf(tmp_path / "checkpoint")
     export("decoder", tmp_path / "checkpoint", tmp_path / "text", check=False)
-    bundles = bundle("llamagen"), bundle("gsd"), tmp_path / "text"
+    bundles = bundle("llamagen"), bundle("gsd"), bundle("text"), tmp_path / "text"
     picture = tmp_path / "x.png"
     out = _run(programs / "draw_check", *bundles, onnxruntime_library(), library_path(), picture)
-    codes = np.array(out.split("codes")[1].split(), np.int64).reshape(2, 16)
+    by_class, by_text = (np.array(line.split()[1:], np.int64).reshape(2, 16) for line in out.splitlines()[-2:])
     drawn = Drawer(bundle("llamagen"), threads=1, core=False).draw([0, CLASSES - 1], seed=7)
-    assert np.array_equal(codes, drawn.codes)
+    assert np.array_equal(by_class, drawn.codes)
+    features = np.arange(2 * 3 * 20, dtype=np.float32).reshape(2, 3, 20) / 8
+    said = Drawer(bundle("text"), threads=1, core=False).draw(text_embeds=features, seed=3)
+    assert np.array_equal(by_text, said.codes)
     assert np.array_equal(np.asarray(Image.open(picture)), contact_sheet(drawn.pixels, 2))
     assert not list(tmp_path.glob("*.part"))
 
@@ -296,3 +299,34 @@ def test_no_allocation_per_pass(programs: Path, kind: str, mode: str) -> None:
     words = _run(programs / "draw_allocations", bundle(kind), onnxruntime_library(), library_path(), mode).split()
     assert words[0] == "ours" and int(words[1]) == 0
     assert int(words[3]) > 0, "the counter saw nothing at all, not even ONNX Runtime"
+
+
+def test_example_in_cpp(programs: Path, tmp_path: Path) -> None:
+    """The program of examples/cpp, against the library with the operators beside it."""
+    from farthing.runtime.engines import onnxruntime_library
+
+    build = programs.parent
+    for library in (build / "runtime" / "libfarthing.so.0", build / "plugins" / "libfarthing_ops.so"):
+        shutil.copy(library, tmp_path / library.name)
+    source, include = ROOT / "examples" / "cpp" / "draw.cc", ROOT / "runtime" / "include"
+    program, out = tmp_path / "draw", tmp_path / "x.png"
+    compiler = shutil.which("c++") or shutil.which("g++")
+    command = [compiler, "-std=c++20", f"-I{include}", source, tmp_path / "libfarthing.so.0", "-o", program]
+    done = subprocess.run([*command, f"-Wl,-rpath,{tmp_path}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "FARTHING_ORT": str(onnxruntime_library())}
+    for kind, count, mode in (("llamagen", 1, ""), ("gsd", 3, "exact"), ("elm-2", 4, "plain")):
+        call = [program, bundle(kind), "2", "5", out, str(count), *([mode] if mode else [])]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        drawn = Drawer(bundle(kind), threads=1, core=False).draw([2] * count, seed=5, decode=mode or None)
+        assert np.array_equal(np.array(done.stdout.split(), np.int64).reshape(count, -1), drawn.codes)
+        assert np.array_equal(np.asarray(Image.open(out)), contact_sheet(drawn.pixels, int(np.ceil(count**0.5))))
+    for arguments, status, words in (
+        ([bundle("gsd"), "99", "5", out], 2, "class is 99"),
+        ([bundle("gsd"), "0", "5", out, "0"], 2, "number of images is 0"),
+        ([tmp_path, "0", "5", out], 4, "manifest.json"),
+        ([bundle("gsd"), "0", "5", tmp_path / "no" / "x.png"], 2, "not writable"),
+    ):
+        done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status and words in done.stderr, done.stderr

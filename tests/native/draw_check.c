@@ -1,8 +1,9 @@
 /* Drawing through the C interface: what it refuses, and that a good request works. Prints one line per check that failed, then the codes.
  *
- *   draw_check BUNDLE DRAFTING_BUNDLE TEXT_BUNDLE ONNXRUNTIME OPS SCRATCH.png
+ *   draw_check BUNDLE DRAFTING_BUNDLE TEXT_BUNDLE LANGUAGE_BUNDLE ONNXRUNTIME OPS SCRATCH.png
  *
- * BUNDLE draws classes plainly, DRAFTING_BUNDLE has drafts that are accepted exactly and grouped, TEXT_BUNDLE does not draw. */
+ * BUNDLE draws classes plainly, DRAFTING_BUNDLE has drafts that are accepted exactly and grouped, TEXT_BUNDLE draws texts, LANGUAGE_BUNDLE does
+ * not draw. */
 #include <farthing.h>
 #include <math.h>
 #include <stdio.h>
@@ -48,17 +49,17 @@ static farthing_status ask(farthing_drawer* drawer, farthing_drawing how) {
   } while (0)
 
 int main(int argc, char** argv) {
-  if (argc != 7) return 2;
+  if (argc != 8) return 2;
   farthing_drawer_options options = FARTHING_DRAWER_OPTIONS_INIT;
-  options.onnxruntime = argv[4];
-  options.ops_library = argv[5];
+  options.onnxruntime = argv[5];
+  options.ops_library = argv[6];
   options.threads = 1;
   farthing_drawer *drawer = NULL, *drafting = NULL, *none = NULL;
 
   expect(farthing_drawer_open(NULL, &options, &drawer) == FARTHING_REQUEST, "open without a path");
   expect(farthing_drawer_open(argv[1], &options, NULL) == FARTHING_REQUEST, "open without a place for the drawer");
   expect(farthing_drawer_open("no/such/bundle", &options, &none) == FARTHING_BUNDLE && !none, "open of nothing");
-  expect(farthing_drawer_open(argv[3], &options, &none) == FARTHING_BUNDLE && says("expected a model that draws"),
+  expect(farthing_drawer_open(argv[4], &options, &none) == FARTHING_BUNDLE && says("expected a model that draws"),
          "open of a model of text");
   farthing_engine* engine = NULL;
   expect(farthing_open(argv[1], NULL, &engine) == FARTHING_BUNDLE && says("which draws"), "text of a model that draws");
@@ -68,7 +69,9 @@ int main(int argc, char** argv) {
   odd = options;
   odd.threads = -1;
   expect(farthing_drawer_open(argv[1], &odd, &none) == FARTHING_REQUEST && says("threads is -1"), "negative threads");
-  if (farthing_drawer_open(argv[1], &options, &drawer) || farthing_drawer_open(argv[2], &options, &drafting)) {
+  farthing_drawer* texts = NULL;
+  if (farthing_drawer_open(argv[1], &options, &drawer) || farthing_drawer_open(argv[2], &options, &drafting) ||
+      farthing_drawer_open(argv[3], &options, &texts)) {
     printf("failed: open (%s)\n", farthing_last_error());
     return 1;
   }
@@ -193,15 +196,41 @@ int main(int argc, char** argv) {
   again[3] = info.codes;
   expect(farthing_draw_pixels(drawer, again, tokens, same, bytes) == FARTHING_REQUEST && says("codes is"), "no code");
 
-  expect(farthing_write_png(argv[6], rgb, 2, info.side, info.side, 0) == FARTHING_OK, "write a PNG");
+  expect(farthing_write_png(argv[7], rgb, 2, info.side, info.side, 0) == FARTHING_OK, "write a PNG");
   expect(farthing_write_png(NULL, rgb, 2, info.side, info.side, 0) == FARTHING_REQUEST, "a PNG nowhere");
-  expect(farthing_write_png(argv[6], NULL, 2, info.side, info.side, 0) == FARTHING_REQUEST, "a PNG of nothing");
-  expect(farthing_write_png(argv[6], rgb, 0, info.side, info.side, 0) == FARTHING_REQUEST, "a PNG of no images");
-  expect(farthing_write_png(argv[6], rgb, 2, info.side, info.side, -1) == FARTHING_REQUEST, "negative columns");
-  expect(farthing_write_png(argv[6], rgb, INT64_MAX, INT64_MAX, INT64_MAX, 1) == FARTHING_REQUEST, "an absurd PNG");
-  expect(farthing_write_png(argv[6], rgb, 1, 1 << 20, 1 << 20, 1) == FARTHING_REQUEST, "a PNG above 2^28 pixels");
+  expect(farthing_write_png(argv[7], NULL, 2, info.side, info.side, 0) == FARTHING_REQUEST, "a PNG of nothing");
+  expect(farthing_write_png(argv[7], rgb, 0, info.side, info.side, 0) == FARTHING_REQUEST, "a PNG of no images");
+  expect(farthing_write_png(argv[7], rgb, 2, info.side, info.side, -1) == FARTHING_REQUEST, "negative columns");
+  expect(farthing_write_png(argv[7], rgb, INT64_MAX, INT64_MAX, INT64_MAX, 1) == FARTHING_REQUEST, "an absurd PNG");
+  expect(farthing_write_png(argv[7], rgb, 1, 1 << 20, 1 << 20, 1) == FARTHING_REQUEST, "a PNG above 2^28 pixels");
   expect(farthing_write_png("no/such/folder/x.png", rgb, 1, info.side, info.side, 0) == FARTHING_REQUEST, "no folder");
 
+  /* Texts: 3 rows of features each, 0, 1/8, 2/8 ... in the order of memory. */
+  farthing_drawer_info about = FARTHING_DRAWER_INFO_INIT;
+  expect(farthing_drawer_about(texts, &about) == FARTHING_OK && about.classes == 0 && about.text_width > 0 && about.text_rows > 3,
+         "it draws texts");
+  const size_t numbers = (size_t)(2 * 3 * about.text_width), places = 2 * (size_t)about.tokens;
+  float* features = malloc(numbers * sizeof *features);
+  for (size_t i = 0; i < numbers; ++i) features[i] = (float)i / 8;
+  int64_t* said = calloc(places, sizeof *said);
+  how = (farthing_drawing)FARTHING_DRAWING_INIT;
+  how.text_embeds = features;
+  how.text_rows = 3;
+  how.seed = 3;
+  expect(farthing_draw(texts, NULL, 2, &how, NULL, NULL, said, places, NULL, 0, &drawn) == FARTHING_OK, "draw texts");
+  expect(farthing_draw(texts, labels, 2, &how, NULL, NULL, NULL, 0, NULL, 0, NULL) == FARTHING_REQUEST, "texts and classes");
+  expect(farthing_draw(texts, labels, 2, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL) == FARTHING_REQUEST, "classes of a model of texts");
+  const int64_t wrong[] = {0, -1, about.text_rows + 1, INT64_MAX, INT64_MIN};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i) {
+    how.text_rows = wrong[i];
+    expect(farthing_draw(texts, NULL, 2, &how, NULL, NULL, NULL, 0, NULL, 0, NULL) == FARTHING_REQUEST && says("text_rows is"),
+           "a wrong number of rows");
+  }
+  how.text_rows = 3;
+  features[numbers - 1] = NAN;
+  expect(farthing_draw(texts, NULL, 2, &how, NULL, NULL, NULL, 0, NULL, 0, NULL) == FARTHING_REQUEST && says("finite"), "NaN");
+
+  farthing_drawer_close(texts);
   farthing_drawer_close(drafting);
   farthing_drawer_close(drawer);
   farthing_drawer_close(NULL);
@@ -209,7 +238,9 @@ int main(int argc, char** argv) {
   printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
   printf("codes");
   for (size_t i = 0; i < 2 * tokens; ++i) printf(" %lld", (long long)codes[i]);
+  printf("\ntexts");
+  for (size_t i = 0; i < places; ++i) printf(" %lld", (long long)said[i]);
   printf("\n");
-  free(codes), free(again), free(rgb), free(same);
+  free(codes), free(again), free(rgb), free(same), free(features), free(said);
   return failures != 0;
 }
