@@ -57,21 +57,24 @@ class Bench:
         self._kept: dict[str, np.ndarray] = {}
         self._open: tuple[str, Drawer] | None = None
 
-    def drawer(self, way: Way) -> Drawer:
-        """The open bundle of ``way``, exported first where it is not there."""
+    def open(self, way: Way) -> Drawer:
+        """The bundle of ``way`` at one thread, exported first where it is not there."""
         path = self.out / "bundles" / way.bundle
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             export(way.method, self.examples / way.model, path, **way.options)
+        return Drawer(path, threads=1)
+
+    def drawer(self, way: Way) -> Drawer:
+        """`open`; the one opened last is kept."""
         if self._open is None or self._open[0] != way.bundle:
-            self._open = way.bundle, Drawer(path, threads=1)
+            self._open = way.bundle, self.open(way)
         return self._open[1]
 
-    def ask(self, way: Way, classes: list[int], seed: int) -> Any:
+    def ask(self, way: Way, classes: list[int], seed: int, drawer: Drawer | None = None) -> Any:
         """`Drawn` for ``classes``."""
-        return self.drawer(way).draw(
-            classes, seed=seed, guidance=Guidance(way.scale, schedule=way.schedule), **way.draw
-        )
+        guidance = Guidance(way.scale, schedule=way.schedule)
+        return (drawer or self.drawer(way)).draw(classes, seed=seed, guidance=guidance, **way.draw)
 
     def drawn(self, way: Way, count: int, *, batch: int = 50) -> dict[str, np.ndarray]:
         """``codes`` [count,g*g], ``pixels`` uint8 [count,H,W,3] of classes 0, 1, ..., 9, 0, ... under seeds 0, 1, ...; and how it went.

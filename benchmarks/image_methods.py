@@ -2,6 +2,7 @@
 
     python benchmarks/image_methods.py --out build/images/methods                 # the table of docs/images.md and the sheets
     python benchmarks/image_methods.py --only gsd --count 200                      # ways whose label begins so
+    python benchmarks/image_methods.py --time 5                                    # CPU time alone, the ways taking turns
     python benchmarks/image_methods.py --sweep plain8 --count 500                  # scales and top-k
 
 Rows and images are kept in --out: run it again to go on.
@@ -10,6 +11,7 @@ Rows and images are kept in --out: run it again to go on.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ def ways() -> list[Way]:
     found += [Way("gsd-exact", **gsd, draw={"decode": "exact"})]
     found += [Way(f"gsd-{g}", **gsd, options={"group_size": g}, draw={"decode": "grouped"}) for g in GROUPS]
     found += [Way("gsd-14-w8", **gsd, options={"group_size": 14}, draw={"decode": "grouped", "draft_window": 8})]
+    found += [Way("gsd-partition", **gsd, options={"group_size": 14}, draw={"decode": "partition"})]
     lantern = {"scale": SCALE, "model": "plain8", "method": "lantern"}
     found += [Way("lantern-exact", **lantern, draw={"decode": "exact"})]
     found += [Way(f"lantern-{d}", **lantern, options={"delta": d}, draw={"decode": "neighbourhood"}) for d in DELTAS]
@@ -42,12 +45,18 @@ def ways() -> list[Way]:
 
 
 def sweep(model: str) -> list[Way]:
-    """Scales, and for one of them top-k."""
-    method = {"elm8": "elm", "nar16": "nar", "shuffle16": "token-shuffle"}.get(model, "llamagen")
-    found = [Way(f"{model}-s{s}", model, method, scale=s) for s in (1.0, 1.5, 2.0, 3.0)]
-    return found + [
-        Way(f"{model}-s{s}-k{k}", model, method, scale=s, draw={"top_k": k}) for s in (1.5, 2.0) for k in (64,)
-    ]
+    """Scales, constant and by the schedule that the method's paper has, and top-k."""
+    method, schedule = {
+        "elm8": ("elm", "linear"),
+        "nar16": ("nar", None),
+        "shuffle16": ("token-shuffle", "half_linear"),
+    }.get(model, ("llamagen", None))
+    found = []
+    for s in (1.0, 1.5, 2.0, 3.0, 4.0):
+        found.append(Way(f"{model}-s{s}", model, method, scale=s))
+        if schedule and s > 1:
+            found.append(Way(f"{model}-s{s}-{schedule}", model, method, scale=s, schedule=schedule))
+    return found + [Way(f"{model}-s{s}-k64", model, method, scale=s, draw={"top_k": 64}) for s in (1.5, 2.0)]
 
 
 HEAD = (
@@ -96,6 +105,20 @@ def sheet(bench: Bench, way: Way, folder: Path) -> None:
     Image.fromarray(grey(large[None])[0]).save(folder / f"images-{way.label}.png", optimize=True)
 
 
+def clock(bench: Bench, chosen: list[Way], rounds: int, images: int = 4) -> None:
+    """CPU milliseconds an image, one at a time at one thread, the ways taking turns; the median of ``rounds``, and their range."""
+    drawers, spent = {w.label: bench.open(w) for w in chosen}, {w.label: [] for w in chosen}  # type: ignore[var-annotated]
+    for turn in range(rounds + 1):
+        for way in chosen:
+            began = time.process_time()
+            for i in range(images):
+                bench.ask(way, [(turn * images + i) % 10], 100 + turn * images + i, drawers[way.label])
+            if turn:  # the first warms caches up
+                spent[way.label].append(1000 * (time.process_time() - began) / images)
+    for label, found in spent.items():
+        print(f"| {label} | {np.median(found):.1f} | {min(found):.1f} to {max(found):.1f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=Path, default=Path("examples/images"))
@@ -104,8 +127,13 @@ def main() -> None:
     parser.add_argument("--sweep", help="Scales and top-k of this model in place of the table.")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--sheets", type=Path, help="Folder for contact sheets.")
+    parser.add_argument("--time", type=int, metavar="ROUNDS", help="CPU time alone, the ways taking turns.")
     args = parser.parse_args()
     bench = Bench(args.examples, args.out)
+    if args.time:
+        there = [w for w in ways() if w.label.startswith(args.only) and (args.examples / w.model).is_dir()]
+        clock(bench, there, args.time)
+        return
     print(HEAD)
     if not args.only and not args.sweep:
         for row in references(bench, args.count):

@@ -38,10 +38,10 @@ def chi_square(a: np.ndarray, b: np.ndarray, codes: int, least: int = 10) -> tup
     return statistic, freedom, float(p)
 
 
-def first(bench: Bench, runs: int) -> None:
+def first(bench: Bench, runs: int, labels: list[int]) -> None:
     """First codes of one class, of plain decoding and of each exact way, under seeds that have nothing in common."""
     known = {w.label: w for w in ways()}
-    for label in (0, 9):
+    for label in labels:
         samples = {}
         for n, name in enumerate(("plain8", "plain8", "gsd-exact", "lantern-exact")):
             way, seed = known[name], 1_000_000 * (1 + n)
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/images/methods"))
     parser.add_argument("--states", type=Path, default=Path("build/images"))
     parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--classes", default="9", help="Of claim first.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.claim == "codes":
@@ -144,7 +145,7 @@ def main() -> None:
     elif args.claim == "likelihood":
         likelihood(args.states)
     elif args.claim == "first":
-        first(Bench(args.examples, args.out), args.runs)
+        first(Bench(args.examples, args.out), args.runs, [int(c) for c in args.classes.split(",")])
     else:
         neighbours(Bench(args.examples, args.out))
 

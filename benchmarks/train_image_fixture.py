@@ -35,18 +35,18 @@ from torch.nn import functional as F
 PLANS = {
     "judge": Plan(number=1, steps=1500, batch=96, rate=3e-3),
     "vq8": Plan(number=2, steps=1400, batch=32, rate=2e-3, decay=0.0),
-    "vq16": Plan(number=3, steps=800, batch=32, rate=2e-3, decay=0.0),
+    "vq16": Plan(number=3, steps=650, batch=32, rate=2e-3, decay=0.0),
     "bae8": Plan(number=4, steps=1000, batch=32, rate=2e-3, decay=0.0),
     "plain8": Plan(number=5, steps=3000, batch=32, rate=3e-3),
     "drafter": Plan(number=6, steps=1200, batch=32, rate=3e-3),
     "elm8": Plan(number=7, steps=1200, batch=32, rate=3e-3),
     "elm8-1x8": Plan(number=7, steps=1200, batch=32, rate=3e-3),
     "elm8-4x2": Plan(number=7, steps=1200, batch=32, rate=3e-3),
-    "plain16": Plan(number=8, steps=2000, batch=16, rate=3e-3),
-    "nar16": Plan(number=8, steps=2000, batch=16, rate=3e-3),
-    "shuffle16": Plan(number=8, steps=2000, batch=16, rate=3e-3),
-    "shuffle16-4": Plan(number=8, steps=2000, batch=16, rate=3e-3),
-    "pool16": Plan(number=8, steps=2000, batch=16, rate=3e-3),
+    "plain16": Plan(number=8, steps=1500, batch=16, rate=3e-3),
+    "nar16": Plan(number=8, steps=1500, batch=16, rate=3e-3),
+    "shuffle16": Plan(number=8, steps=1500, batch=16, rate=3e-3),
+    "shuffle16-4": Plan(number=8, steps=1500, batch=16, rate=3e-3),
+    "pool16": Plan(number=8, steps=1500, batch=16, rate=3e-3),
 }
 """Models that are compared have one number and so see the same images in the same order."""
 
