@@ -32,6 +32,10 @@ A model of texts takes features of its text encoder, float32 [T,width] without p
   farthing draw bundle --text-embeds a_red_boat.npy --cfg 7.5 --top-k 1000 --out boat.png
 
 \b
+The upper part of a picture may be given, where the order of codes is raster (not nar, token-shuffle):
+  farthing draw bundle --class 3 --begin shirt.png --begin-rows 4 --decode plain --count 4 --out x.png
+
+\b
 Image i is drawn under seed + i. The same seed gives the same codes, whatever is drawn beside it.
 --cfg-schedule is constant, or grows from 1 to --cfg: linear, half_linear (there by half of the codes), cosine, log, square, square_root.
 Exit codes: 0 done, 2 bad request, 4 bad bundle, 6 a part is not installed, 130 interrupted.
@@ -57,6 +61,10 @@ Exit codes: 0 done, 2 bad request, 4 bad bundle, 6 a part is not installed, 130 
 @click.option("--decode", help="plain, or a rule for drafts: exact, grouped, partition, neighbourhood.")
 @click.option("--draft-window", type=int, help="Codes guessed at a time by the model itself (gsd), 2 or more.")
 @click.option("--draft-length", type=int, help="Codes guessed at a time by a drafter (lantern).")
+@click.option(
+    "--begin", type=click.Path(), help="A picture whose upper part is kept; it is scaled to the size of images."
+)
+@click.option("--begin-rows", type=int, help="Rows of its codes that are kept, from the top.")
 @click.option("--threads", type=int, default=0, show_default=True, help="0 = all cores.")
 @click.option("--no-native", is_flag=True, help="Standard operators only.")
 @click.option("--json", "as_json", is_flag=True, help="Print codes and figures as one JSON object.")
@@ -67,6 +75,8 @@ def draw_command(
     out: str,
     count: int,
     columns: int,
+    begin: str | None,
+    begin_rows: int | None,
     threads: int,
     no_native: bool,
     as_json: bool,
@@ -95,7 +105,13 @@ def draw_command(
         ) from error
     from ..runtime.drawing import Drawer, contact_sheet
 
+    if (begin is None) != (begin_rows is None):
+        found = "--begin alone" if begin_rows is None else "--begin-rows alone"
+        raise RequestError(found_wanted("given beginning", found, "both or none", "give --begin and --begin-rows"))
     drawer = Drawer(bundle, threads=threads, native=not no_native)
+    if begin is not None and begin_rows is not None:
+        images = len(wanted["classes"] if classes is not None else wanted["text_embeds"])
+        wanted["prefix"] = _beginning(drawer, begin, begin_rows, images)
     start = time.perf_counter()
     drawn = _draw(drawer, wanted, how)
     images = len(drawn.pixels)
@@ -132,6 +148,23 @@ def _draw(drawer: Any, wanted: dict[str, Any], how: dict[str, Any]) -> Any:
             guidance=Guidance(scale, interval, schedule),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+
+
+def _beginning(drawer: Any, path: str, rows: int, images: int) -> Any:
+    """Codes int64 [images,n] of the first ``rows`` rows of the picture at ``path``. Raises RequestError."""
+    import numpy as np
+    from PIL import Image
+
+    grid = drawer.can.grid
+    if not 1 <= rows < grid:
+        raise RequestError(found_wanted("--begin-rows", rows, f"1 to {grid - 1}, as images have {grid}", "correct it"))
+    side = drawer.bundle.manifest["image_codes"]["size"]
+    try:
+        with Image.open(path) as picture:
+            scaled = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise RequestError(found_wanted(f"--begin {path}", f"unreadable ({error})", "a picture", "give one")) from error
+    return np.repeat(drawer.encode(np.asarray(scaled)[None])[:, : rows * grid], images, axis=0)
 
 
 def _guesses(drawn: Any) -> str:

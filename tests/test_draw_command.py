@@ -59,6 +59,28 @@ def test_figures_of_guessing(tmp_path: Path) -> None:
     assert f"total variation about {guesses['total_variation']:.3f} a draft" in words
 
 
+def test_the_upper_part_of_a_picture_is_kept(tmp_path: Path) -> None:
+    picture, out = tmp_path / "given.png", tmp_path / "x.png"
+    pixels = np.random.default_rng(3).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(picture)
+    call = [tiny.bundle("llamagen"), "--class", "0,1", "--begin", picture, "--begin-rows", 2, "--out", out, "--json"]
+    codes = json.loads(run(*call).stdout)["codes"]
+    given = Drawer(tiny.bundle("llamagen")).encode(pixels[None])[0, :8].tolist()
+    assert len(set(given)) > 2 and [c[:8] for c in codes] == [given, given] and codes[0][8:] != codes[1][8:]
+    for extra, words in (
+        (["--begin-rows", 4], "--begin-rows is 4, expected 1 to 3"),
+        (["--begin-rows", 0], "--begin-rows is 0"),
+        (["--begin", tmp_path / "absent.png"], "absent.png is unreadable"),
+        (["--begin", __file__], "is unreadable"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            run(*call, *extra)
+    with pytest.raises(RequestError, match="given beginning is --begin-rows alone, expected both or none"):
+        run(*call[:3], "--begin-rows", 2, "--out", out)
+    with pytest.raises(RequestError, match="prefix is given with diagonal order"):
+        run(tiny.bundle("nar"), *call[1:])
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
