@@ -510,6 +510,13 @@ def test_options_on_the_command_line(tmp_path: Path) -> None:
     assert isinstance(refused, RequestError) and "option of method nar is delta" in str(refused)
 
 
+@pytest.mark.parametrize(("kind", "method"), [("gsd", "gsd"), ("lantern", "lantern"), ("elm-2", "elm")])
+def test_the_same_checkpoint_gives_the_same_files(kind: str, method: str, tmp_path: Path) -> None:
+    again = export(method, models.checkpoint(kind), tmp_path / "again", check=False).path
+    listed = [json.loads((p / "manifest.json").read_text())["files"] for p in (models.bundle(kind), again)]
+    assert listed[0] == listed[1]
+
+
 # Codebooks.
 
 

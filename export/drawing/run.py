@@ -14,6 +14,7 @@ from ... import __version__
 from ...errors import RequestError, found_wanted
 from ...runtime.bundle import BundleWriter
 from ...runtime.image_tensors import AR_STEP
+from ..decoder import check_onnx
 from ..graph import GraphWriter, Progress
 from ..recipe_types import ExportResult
 from ..vectors.record import open_graph
@@ -52,6 +53,8 @@ def export_drawing(method: DrawingMethod, out: str | Path, *, check: bool, progr
 
             step = method.write_all(new)
         progress("writing weights", 1, 1)
+        for graph in graphs.values():
+            check_onnx(graph.path)
         manifest = _manifest(method, graphs)
         recording = record_drawing(folder, manifest, method.conditions(), progress)
         opened = cache(lambda name: open_graph(folder / f"{name}.onnx"))
