@@ -57,6 +57,8 @@ class _Lantern(LlamaGenDrawing):
             "accept": [rule.mode for rule in self.rules],
             "default_accept": "neighbourhood",
             "draft_length": self.length,
+            # An absolute budget bounds what certain guesses cost; of a drawn one, q < 1, nearly all would be accepted.
+            "certain_drafts": [] if self.numbers["relative"] else ["neighbourhood"],
             "acceptance": self.numbers,
         }
 
@@ -87,7 +89,7 @@ def export_lantern(
     """Export the LlamaGen pair in folder ``checkpoint`` with a drafter (in that folder, or the file ``drafter``) to the bundle ``out``.
 
     A guess borrows the probability of its ``neighbours`` (default 100) nearest codes, nearest first, up to ``delta``; ``relative``: up to
-    delta times its own probability. ``draft_length`` guesses a round. Everything else is as in `export_llamagen`.
+    delta times its own probability, and guesses are then drawn from the drafter instead of its best codes. ``draft_length`` guesses a round. Everything else is as in `export_llamagen`.
     Raises CheckpointError, RequestError, VerificationError, BundleError.
     """
     check_dtype(dtype)

@@ -92,7 +92,7 @@ def write(path: Path, kind: str, *, config: dict[str, Any] | None = None, **stat
     for which, state in files.items():
         if state is not None:
             save_file({n: t.contiguous() for n, t in state.items()}, path / f"{names[which]}.safetensors")
-    if kind == "lantern":
+    if kind.startswith("lantern"):
         save_file(model("drafter").state_dict(), path / "drafter.safetensors")
     (path / "config.json").write_text(json.dumps(CONFIG if config is None else config))
     return path
@@ -114,10 +114,13 @@ METHODS = {
     "textgsd": "gsd",
     "lantern": "lantern",
 }
+OPTIONS: dict[str, dict[str, Any]] = {"lantern-relative": {"delta": 4.0, "relative": True}}
 
 
 @functools.cache
 def bundle(kind: str, dtype: str = "float32") -> Path:
     """The exported bundle of ``kind``; do not change it."""
     method = METHODS[kind.split("-")[0]]
-    return export(method, checkpoint(kind), folder() / f"{kind}-{dtype}.bundle", dtype=dtype).path
+    return export(
+        method, checkpoint(kind), folder() / f"{kind}-{dtype}.bundle", dtype=dtype, **OPTIONS.get(kind, {})
+    ).path

@@ -28,6 +28,7 @@ from farthing.models.bae import Bae, BaeConfig
 from farthing.models.eagle import Drafter
 from farthing.models.llamagen import LlamaGenConfig
 from farthing.runtime.bundle import open_bundle
+from farthing.runtime.drawing import Drawer
 from farthing.runtime.verify import verify_vectors
 
 KINDS = (
@@ -197,6 +198,21 @@ def test_the_drafter_borrows_the_head() -> None:
     assert where["location"] == "ar_step.onnx.data"
     manifest = open_bundle(models.bundle("lantern")).manifest
     assert set(manifest["graphs"]["draft_step"]["data"]) == {"graphs/ar_step.onnx.data", "graphs/draft_step.onnx.data"}
+
+
+def test_guesses_are_certain_where_an_absolute_budget_bounds_them() -> None:
+    """Of guesses drawn from q < 1 an absolute budget bounds nothing; relative to p(x) it does, and drawn ones hold more often."""
+    certain = {
+        kind: open_bundle(models.bundle(kind)).manifest["image_codes"] for kind in ("lantern", "lantern-relative")
+    }
+    assert certain["lantern"]["certain_drafts"] == ["neighbourhood"]
+    assert certain["lantern-relative"]["certain_drafts"] == []
+    spent = []
+    for kind in certain:
+        drawn = Drawer(models.bundle(kind), threads=1).draw([1] * 12, seed=5, decode="neighbourhood")
+        assert drawn.speculation is not None
+        spent.append(drawn.speculation.accepted / drawn.speculation.judged)
+    assert spent[1] > spent[0]
 
 
 def graph_proto(kind: str, name: str) -> onnx.GraphProto:

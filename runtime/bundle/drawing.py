@@ -65,6 +65,8 @@ def _drafts(image: dict[str, Any]) -> Iterator[Finding]:
     yield "image_codes.accept", accept, bool(accept), "a list of modes"
     default = image.get("default_accept", accept[0] if accept else None)
     yield "image_codes.default_accept", default, default in accept, f"one of {', '.join(accept)}"
+    certain = image.get("certain_drafts", [])
+    yield "image_codes.certain_drafts", certain, set(certain) <= set(accept), f"some of {', '.join(accept)}"
 
 
 def _model(image: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Finding]:

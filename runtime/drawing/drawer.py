@@ -38,9 +38,6 @@ from .speculate import Account, draw_image
 from .step import Step, caches
 from .uniforms import WORD
 
-POINT_DRAFTS = ("neighbourhood",)
-"""Modes whose bound holds for certain guesses: a code drawn from q < 1 would nearly always be accepted (see docs/images.md)."""
-
 MOST_LOGITS, MOST_TOGETHER = 1 << 26, 64
 """Numbers of a pass's logits, and images; `runtime/core/drawing` has the same."""
 
@@ -227,7 +224,7 @@ class Drawer:
         one_layer = caches({**self.bundle.manifest["kv"], "layers": 1}, batch, self.tokens)
         outputs = (LOGITS, names.FEATURES_OUT)
         step = Step(self._open(names.DRAFT_STEP), one_layer, clock, outputs)
-        point = request.mode in POINT_DRAFTS
+        point = request.mode in self.can.certain
         return Eagle(step, sampler, batch, self.tokens, request.guidance, request.warp, point)
 
     def _checked_prefix(self, prefix: np.ndarray | None, count: int, mode: str) -> np.ndarray | None:

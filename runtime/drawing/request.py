@@ -44,6 +44,8 @@ class Abilities:
     default: str
     draft_length: int
     """Drafts a round where a request does not say."""
+    certain: tuple[str, ...]
+    """Modes whose guesses are the drafter's best code; with the others they are drawn."""
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -73,6 +75,7 @@ class Abilities:
             accept,
             image.get("default_accept", accept[0]) if accept else PLAIN,
             int(image.get("draft_length", 5) if drafts == "eagle" else image.get("draft_window", 16)),
+            tuple(image.get("certain_drafts", ())),
         )
 
 

@@ -115,8 +115,7 @@ std::unique_ptr<Drafter> Drawer::drafter(const Plan& plan) {
   if (image.drafts == "jacobi") return std::make_unique<Jacobi>(image.codes, plan.length);
   const std::int64_t halves = plan.guidance.guided() ? 2 : 1;
   draft_step_->begin(halves, 1 + image.tokens(), 1 + plan.length, 1);
-  // The bound of neighbourhood is one for certain guesses: a code drawn from q < 1 would nearly always be accepted.
-  const bool point = plan.mode == "neighbourhood";
+  const bool point = std::find(image.certain.begin(), image.certain.end(), plan.mode) != image.certain.end();
   return std::make_unique<Eagle>(
       *draft_step_, sampler_,
       Eagle::How{image.codes, bundle_.hidden_size, image.tokens(), plan.length, point, plan.guidance, plan.warp});

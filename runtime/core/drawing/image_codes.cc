@@ -99,6 +99,16 @@ void read_drafts(const Fields& fields, ImageCodes& image) {
   if (std::find(image.accept.begin(), image.accept.end(), image.default_accept) == image.accept.end()) {
     fields.refuse_field("default_accept", "'" + image.default_accept + "'", "one of accept");
   }
+  if (!fields.has("certain_drafts")) return;
+  const Json& certain = fields.json("certain_drafts");
+  if (!certain.is_array()) fields.refuse_field("certain_drafts", certain.dump().substr(0, 60), "a list of modes");
+  for (const Json& mode : certain) {
+    if (!mode.is_string() ||
+        std::find(image.accept.begin(), image.accept.end(), mode.get<std::string>()) == image.accept.end()) {
+      fields.refuse_field("certain_drafts", mode.dump().substr(0, 60), "some of accept");
+    }
+    image.certain.push_back(mode.get<std::string>());
+  }
 }
 
 void read_graphs(const Json& manifest, const std::string& file, const Json& files, DrawingBundle& bundle) {

@@ -25,6 +25,7 @@ struct ImageCodes {
   std::string drafts = "none";
   std::vector<std::string> accept;  // modes
   std::string default_accept;
+  std::vector<std::string> certain;  // modes whose guesses are the drafter's best code; with the others they are drawn
   std::int64_t draft_length =
       0;  // of a pass where a request does not say: draft_window with jacobi, draft_length with eagle
 
