@@ -97,13 +97,7 @@ def draw_command(
         wanted["text_embeds"] = _features(text_embeds, count)
     if not Path(out).resolve().parent.is_dir():
         raise RequestError(found_wanted(f"folder of {out}", "missing", "a folder", "make it, or choose another --out"))
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError(
-            found_wanted("package pillow", "not installed", "installed to write PNG", "pip install pillow")
-        ) from error
-    from ..runtime.drawing import Drawer, contact_sheet
+    from ..runtime.drawing import Drawer, write_png
 
     if (begin is None) != (begin_rows is None):
         found = "--begin alone" if begin_rows is None else "--begin-rows alone"
@@ -115,12 +109,7 @@ def draw_command(
     start = time.perf_counter()
     drawn = _draw(drawer, wanted, how)
     images = len(drawn.pixels)
-    try:
-        Image.fromarray(contact_sheet(drawn.pixels, columns or math.ceil(math.sqrt(images)))).save(out, format="PNG")
-    except OSError as error:
-        raise RequestError(
-            found_wanted(f"--out {out}", f"not writable ({error.strerror})", "a place for a PNG", "choose another")
-        ) from error
+    write_png(out, drawn.pixels, columns or math.ceil(math.sqrt(images)))
     if as_json:
         click.echo(json.dumps({"out": out, **drawn.as_json()}))
         return
@@ -153,7 +142,14 @@ def _draw(drawer: Any, wanted: dict[str, Any], how: dict[str, Any]) -> Any:
 def _beginning(drawer: Any, path: str, rows: int, images: int) -> Any:
     """Codes int64 [images,n] of the first ``rows`` rows of the picture at ``path``. Raises RequestError."""
     import numpy as np
-    from PIL import Image
+
+    try:
+        from PIL import Image
+    except ImportError as error:
+        fix = "pip install 'farthing[images]'"
+        raise MissingDependencyError(
+            found_wanted("package pillow", "not installed", "installed to read a picture", fix)
+        ) from error
 
     grid = drawer.can.grid
     if not 1 <= rows < grid:

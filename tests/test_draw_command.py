@@ -14,7 +14,7 @@ from PIL import Image
 
 from farthing.cli.draw import draw_command
 from farthing.errors import BundleError, FarthingError, RequestError
-from farthing.runtime.drawing import Drawer, Guidance, contact_sheet
+from farthing.runtime.drawing import Drawer, Guidance, contact_sheet, write_png
 
 
 def run(*arguments: object) -> Any:
@@ -131,3 +131,14 @@ def test_other_bundles(tmp_path: Path) -> None:
     with pytest.raises(FarthingError):
         run(tmp_path, "--class", "1", "--out", tmp_path / "x.png")
     assert issubclass(BundleError, FarthingError) and not (tmp_path / "x.png").exists()
+
+
+def test_png_without_the_core_is_the_same_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), np.uint8)
+    write_png(tmp_path / "core.png", pixels, 2)
+    monkeypatch.setattr("farthing.runtime.drawing.sheet.core_module", lambda: None)
+    write_png(tmp_path / "pillow.png", pixels, 2)
+    for name in ("core", "pillow"):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / f"{name}.png")), contact_sheet(pixels, 2))
+    with pytest.raises(RequestError, match="not writable"):
+        write_png(tmp_path / "none" / "x.png", pixels)

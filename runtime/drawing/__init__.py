@@ -8,7 +8,7 @@
 | ``condition.py`` | where an image begins: class or text |
 | ``plain.py`` | the loop for a batch |
 | ``drafters.py``, ``speculate.py`` | who guesses; the loop that keeps what a rule accepts |
-| ``pixels.py``, ``sheet.py`` | codes to pixels and back; several images as one |
+| ``pixels.py``, ``sheet.py`` | codes to pixels and back; several images as one, and as PNG |
 | ``request.py``, ``result.py``, ``clock.py`` | what may be asked, what is given, what it took |
 """
 
@@ -17,6 +17,6 @@ from __future__ import annotations
 from .drawer import Drawer
 from .guidance import SCHEDULES, Guidance
 from .result import Drawn, Speculation
-from .sheet import contact_sheet
+from .sheet import contact_sheet, write_png
 
-__all__ = ["SCHEDULES", "Drawer", "Drawn", "Guidance", "Speculation", "contact_sheet"]
+__all__ = ["SCHEDULES", "Drawer", "Drawn", "Guidance", "Speculation", "contact_sheet", "write_png"]
