@@ -22,7 +22,7 @@ from PIL import Image
 
 from farthing.runtime.drawing import contact_sheet
 
-SCALE = 2.0
+SCALE, ELM_SCALE = 2.0, 3.0
 GROUPS, DELTAS = (3, 8, 14, 25, 50), (0.0, 0.05, 0.2, 0.4)
 
 
@@ -39,8 +39,8 @@ def ways() -> list[Way]:
     found += [Way(f"lantern-{d}", **lantern, options={"delta": d}, draw={"decode": "neighbourhood"}) for d in DELTAS]
     found += [Way("plain16", "plain16", "llamagen", scale=SCALE), Way("nar16", "nar16", "nar", scale=SCALE)]
     found += [Way("shuffle16", "shuffle16", "token-shuffle", scale=SCALE, schedule="half_linear")]
-    found += [Way("elm8-linear", "elm8", "elm", scale=SCALE, schedule="linear")]
-    found += [Way("elm8-constant", "elm8", "elm", scale=SCALE)]
+    found += [Way("elm8-linear", "elm8", "elm", scale=ELM_SCALE, schedule="linear")]
+    found += [Way("elm8-constant", "elm8", "elm", scale=ELM_SCALE)]
     return found
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=Path, default=Path("examples/images"))
     parser.add_argument("--out", type=Path, default=Path("build/images/methods"))
-    parser.add_argument("--only", default="", help="Ways whose label begins so.")
+    parser.add_argument("--only", default="", help="Ways whose label begins so, or references.")
     parser.add_argument("--sweep", help="Scales and top-k of this model in place of the table.")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--sheets", type=Path, help="Folder for contact sheets.")
@@ -135,7 +135,7 @@ def main() -> None:
         clock(bench, there, args.time)
         return
     print(HEAD)
-    if not args.only and not args.sweep:
+    if "references".startswith(args.only) and not args.sweep:
         for row in references(bench, args.count):
             print(line(row), flush=True)
     for way in sweep(args.sweep) if args.sweep else ways():

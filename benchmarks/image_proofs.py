@@ -38,26 +38,47 @@ def chi_square(a: np.ndarray, b: np.ndarray, codes: int, least: int = 10) -> tup
     return statistic, freedom, float(p)
 
 
+@torch.no_grad()
+def surprise(bench: Bench, codes: np.ndarray, label: int) -> np.ndarray:
+    """float64 [N]: mean negative log-likelihood of drawn codes [N,64] in the guided distribution that plain decoding draws from.
+
+    It sees what frequencies of single codes do not: drafts that were kept too readily are too likely, or too unlikely.
+    """
+    model = LlamaGenCheckpoint(bench.examples / "plain8").model
+    found = []
+    for rows in torch.from_numpy(codes).split(100):
+        both = [model(with_condition(KINDS["plain8"], rows, torch.full((len(rows),), c))) for c in (label, 10)]
+        logs = (both[1] + SCALE * (both[0] - both[1])).log_softmax(-1)
+        found.append(-logs.gather(2, rows[..., None])[..., 0].mean(1).double())
+    return torch.cat(found).numpy()
+
+
+PLACES = (0, 1, 2, 3, 18, 27, 36)
+"""Codes whose frequencies are compared: the first ones, and some of the middle of an 8x8 grid, where an image's classes differ."""
+
+
 def first(bench: Bench, runs: int, labels: list[int]) -> None:
-    """First codes of one class, of plain decoding and of each exact way, under seeds that have nothing in common."""
+    """Codes of one class, of plain decoding and of speculation, under seeds that have nothing in common; the last way is lossy on purpose."""
     known = {w.label: w for w in ways()}
     for label in labels:
-        samples = {}
-        for n, name in enumerate(("plain8", "plain8", "gsd-exact", "lantern-exact")):
+        base: np.ndarray | None = None
+        for n, name in enumerate(("plain8", "plain8", "gsd-exact", "lantern-exact", "gsd-50")):
             way, seed = known[name], 1_000_000 * (1 + n)
-            file = bench.out / f"first-{label}-{n}-{name}.npy"
+            file = bench.out / f"codes-{label}-{n}-{name}.npy"
             if not file.exists():
-                found = [bench.ask(way, [label] * 100, seed + i).codes[:, :4] for i in range(0, runs, 100)]
-                np.save(file, np.concatenate(found))
-            samples[n, name] = np.load(file)[:runs]
-        base = samples[0, "plain8"]
-        for (n, name), codes in samples.items():
-            if n:
-                each = [chi_square(base[:, k], codes[:, k], 256) for k in range(4)]
-                text = ", ".join(f"{s:.0f} at {f} (p {p:.3f})" for s, f, p in each)
-                print(
-                    f"class {label}, {runs} runs, plain8 against {name}: chi-square of codes 0 to 3: {text}", flush=True
+                np.save(
+                    file, np.concatenate([bench.ask(way, [label] * 100, seed + i).codes for i in range(0, runs, 100)])
                 )
+            codes = np.load(file)[:runs]
+            told = surprise(bench, codes[:1000], label)
+            deviation = told.std() / len(told) ** 0.5
+            print(f"class {label}, {name}: {told.mean():.4f} +- {deviation:.4f} nats a code by the model", flush=True)
+            if base is None:
+                base = codes
+                continue
+            each = [(k, *chi_square(base[:, k], codes[:, k], 256)) for k in PLACES]
+            text = ", ".join(f"{k}: {s:.0f} at {f} (p {p:.3f})" for k, s, f, p in each)
+            print(f"class {label}, {runs} runs, plain8 against {name}: chi-square of codes {text}", flush=True)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 PLANS = {
     "judge": Plan(number=1, steps=1500, batch=96, rate=3e-3),
     "vq8": Plan(number=2, steps=1400, batch=32, rate=2e-3, decay=0.0),
-    "vq16": Plan(number=3, steps=650, batch=32, rate=2e-3, decay=0.0),
+    "vq16": Plan(number=3, steps=800, batch=32, rate=2e-3, decay=0.0),
     "bae8": Plan(number=4, steps=1000, batch=32, rate=2e-3, decay=0.0),
     "plain8": Plan(number=5, steps=3000, batch=32, rate=3e-3),
     "drafter": Plan(number=6, steps=1200, batch=32, rate=3e-3),
