@@ -34,7 +34,7 @@ _TABLE: tuple[tuple[int | None, str, str, str], ...] = (
     (None, "decoder", "exact", "Plain decoder language model (Llama, SmolLM2, Mistral, Qwen2/2.5, Qwen3)"),
     (None, "encoder", "exact", "BERT encoder (MiniLM, sentence-transformers)"),
     (None, "vision", "exact", "EfficientNet-Lite0 (other vision models: farthing import)"),
-    (None, "llamagen", "exact", "LlamaGen, class-conditional images token by token"),
+    (None, "llamagen", "exact", "LlamaGen, images of a class or a text, code by code"),
     (1, "lexinvariant", "exact", "Lexinvariant language models: no token embeddings"),
     (2, "byte-probabilities", "exact", "Exact byte-level probabilities from tokenized language models"),
     (3, "mtp", "exact", "Your LLM knows the future: gated-LoRA multi-token prediction"),
@@ -83,7 +83,7 @@ _TABLE: tuple[tuple[int | None, str, str, str], ...] = (
     (46, "markov-diagnostics", "none", "Markov categorical diagnostics of language models"),
     (47, "sparkui", "exact", "SparkUI-Parser: grounding and parsing of user interfaces"),
     (48, "visual-statistics", "none", "The language of visual tokens: statistics of a token stream"),
-    (49, "gsd", "bounded", "Grouped speculative decoding for image generation (GSD)"),
+    (49, "gsd", "lossy", "Grouped speculative decoding for image generation (GSD)"),
     (50, "aded", "exact", "Adaptive draft-verification with a trigram table (ADED)"),
     (51, "matryoshka", "lossy", "Matryoshka multimodal models (M3)"),
 )
