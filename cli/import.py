@@ -6,21 +6,26 @@ import json
 
 import click
 
-HELP = """Make a bundle of a plain ONNX file: an encoder, a vision model, any network that is run once per input.
+HELP = """Make a bundle of a plain ONNX file: an encoder, a vision model, a network that is run once per input, or a decoder with past.
 
 \b
 SOURCE is the file, or a folder with one (as `optimum-cli export onnx` writes it; tokenizer.json is taken along).
-The graph stays as it is; its weights go to a file of their own that can be mapped. ONNX Runtime then runs the bundle's
-graph and the file itself on the same made-up inputs; they must agree, and the answers are recorded for `farthing verify`.
+A network's graph stays as it is; its weights go to a file of their own that can be mapped. Of a decoder with past
+(`--task text-generation-with-past`; Llama, Qwen2, Qwen3 in float32, config.json beside it) the weights are taken by the
+names of the nodes and put into the graph that `farthing export decoder` writes: same speed, and all commands for decoders.
+ONNX Runtime then runs the bundle's graph and the file itself on the same inputs (a decoder: prompts and 16 greedy steps);
+they must agree, and the answers of the file are recorded for `farthing verify`.
 
 \b
 Examples:
   farthing import bert-onnx/ --out bert
+  farthing import smollm2-onnx/ --out smollm2
   farthing import vit.onnx --out vit --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5
   farthing verify vit --against vit.onnx
 
 \b
-Refused: decoders with a cache (export them from their checkpoint), operators that ONNX Runtime does not have.
+Refused by name: operators that ONNX Runtime does not have; decoders that are merged, in two files, quantised, fused, or
+hold a weight without a role (export those from their checkpoint).
 Exit codes: 0 done, 2 bad request, 3 bad file, 4 bundle could not be written, 5 graph and file differ, 6 a package is missing.
 """
 

@@ -52,6 +52,16 @@ def find_onnx(path: str | Path) -> Path:
         raise RequestError(found_wanted(f"{place}", "missing", "an .onnx file or a folder with one", "check the path"))
     found = sorted(place.glob("*.onnx"))
     named = [p for p in found if p.name == "model.onnx"]
+    parts = [p.name for p in found if p.name.startswith("decoder_")]
+    if parts and not named:
+        raise RequestError(
+            found_wanted(
+                f"content of {place}",
+                f"a decoder in parts ({', '.join(parts)})",
+                "one model.onnx for prompts and steps",
+                "export it again with a current optimum-onnx, task text-generation-with-past",
+            )
+        )
     if len(found) != 1 and not named:
         listed = ", ".join(p.name for p in found[:8]) or "no .onnx file"
         raise RequestError(found_wanted(f"content of {place}", listed, "one .onnx file", "name the file itself"))
@@ -84,15 +94,6 @@ def read_onnx(path: str | Path) -> Source:
     held = {i.name for i in model.graph.initializer}
     inputs = [_info(file, i) for i in model.graph.input if i.name not in held]
     outputs = [_info(file, o) for o in model.graph.output]
-    if pasts := [i.name for i in inputs if i.name.startswith("past_key_values") or i.name.startswith("past_k")]:
-        raise RequestError(
-            found_wanted(
-                f"inputs of {file}",
-                f"a decoder's cache ({pasts[0]} and {len(pasts) - 1} more)",
-                "a network that is run once per input",
-                "decoders come from their checkpoint: farthing export decoder --checkpoint DIR",
-            )
-        )
     if not inputs:
         raise CheckpointError(found_wanted(f"inputs of {file}", "none", "at least one", "export it again"))
     return Source(file, file.parent, model, inputs, outputs)

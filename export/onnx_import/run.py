@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,13 @@ from ...runtime.network import (
 from ...runtime.network_tensors import NETWORK
 from ..graph.writer import Progress, no_progress
 from .build import copy_tokenizer, network_manifest, parameters_of, record, vocabulary_of, write_network
+from .decoder import import_decoder
+from .decoder_checkpoint import is_decoder
 from .read import find_onnx, read_onnx
+from .result import ImportResult
 
 ID_LIMIT = 100
 """Ids of recorded inputs where the graph does not show how many there are."""
-
-
-@dataclass(frozen=True)
-class ImportResult:
-    """What was written; ``max_error`` is the largest difference from the file itself over the recorded inputs."""
-
-    path: Path
-    parameters: int
-    bytes: int
-    nodes: int
-    seconds: float
-    max_error: float
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as plain data."""
-        return {**asdict(self), "path": str(self.path)}
 
 
 def import_onnx(
@@ -52,15 +38,22 @@ def import_onnx(
     std: tuple[float, float, float] | None = None,
     progress: Progress = no_progress,
 ) -> ImportResult:
-    """Make the bundle ``out`` of the ONNX file (or folder with one) ``source``: encoders, vision models, any network run once per input.
+    """Make the bundle ``out`` of the ONNX file (or folder with one) ``source``: encoders, vision models, any network run once per input,
+    and decoders with past (`import_decoder`).
 
-    The graph stays as it is; weights go to a page-aligned file beside it. tokenizer.json beside the file is taken along. ``mean`` and
+    The graph of a network stays as it is; weights go to a page-aligned file beside it. tokenizer.json beside the file is taken along. ``mean`` and
     ``std`` per channel, of RGB from 0 to 1, say how pictures become the input, for `farthing eval` and `farthing quantize`; the
     default is ImageNet's. Nothing is left at ``out`` on failure. Raises RequestError, CheckpointError, VerificationError, BundleError.
     """
     start = time.perf_counter()
     writer = BundleWriter(out)
     found = read_onnx(source)
+    if is_decoder(found):
+        if mean or std:
+            raise RequestError(
+                found_wanted(f"{found.path}", "a decoder", "a vision model", "leave out --mean and --std")
+            )
+        return import_decoder(found, out, progress=progress)
     nodes, parameters = len(found.model.graph.node), parameters_of(found.model)
     ids = next((i.name for i in found.inputs if i.dtype in ("int64", "int32")), None)
     vocab = None if ids is None else vocabulary_of(found.model, ids)
