@@ -77,7 +77,7 @@ def read_roles(file: Path, model: onnx.ModelProto) -> Roles:
     for node in model.graph.node:
         if node.op_type in _REWRAPPED and node.input[0] in source:
             origin, turned = source[node.input[0]]
-            if node.op_type == "Identity" or _permutation(node) == [1, 0]:
+            if node.op_type == "Identity" or (len(constants[origin].dims) == 2 and _permutation(node) == [1, 0]):
                 source[node.output[0]] = (origin, turned ^ (node.op_type == "Transpose"))
                 continue
         module = module_of(node.name)
@@ -218,7 +218,8 @@ def _values(tensor: TensorProto, folder: Path) -> np.ndarray:
 
 
 def _permutation(node: onnx.NodeProto) -> list[int]:
-    return next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+    """Of two axes; without the attribute they are reversed."""
+    return next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
 
 
 def _full(node: onnx.NodeProto) -> str:
