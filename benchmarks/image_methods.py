@@ -24,6 +24,7 @@ from farthing.runtime.drawing import contact_sheet
 
 SCALE, ELM_SCALE = 2.0, 3.0
 GROUPS, DELTAS = (3, 8, 14, 25, 50), (0.0, 0.05, 0.2, 0.4)
+RELATIVE = (1.0, 2.0, 4.0)
 
 
 def ways() -> list[Way]:
@@ -37,6 +38,10 @@ def ways() -> list[Way]:
     lantern = {"scale": SCALE, "model": "plain8", "method": "lantern"}
     found += [Way("lantern-exact", **lantern, draw={"decode": "exact"})]
     found += [Way(f"lantern-{d}", **lantern, options={"delta": d}, draw={"decode": "neighbourhood"}) for d in DELTAS]
+    found += [
+        Way(f"lantern-r{d}", **lantern, options={"delta": d, "relative": True}, draw={"decode": "neighbourhood"})
+        for d in RELATIVE
+    ]
     found += [Way("plain16", "plain16", "llamagen", scale=SCALE), Way("nar16", "nar16", "nar", scale=SCALE)]
     found += [Way("shuffle16", "shuffle16", "token-shuffle", scale=SCALE, schedule="half_linear")]
     found += [Way("elm8-linear", "elm8", "elm", scale=ELM_SCALE, schedule="linear")]
@@ -46,6 +51,13 @@ def ways() -> list[Way]:
 
 def sweep(model: str) -> list[Way]:
     """Scales, constant and by the schedule that the method's paper has, and top-k."""
+    if model == "gsd":
+        options = {"group_size": 14}
+        return [
+            Way(f"gsd-{d}-s{s}-k{k}", "plain8", "gsd", options, s, draw={"decode": d, "top_k": k})
+            for d in ("exact", "grouped", "partition")
+            for s, k in ((1.5, 0), (2.0, 0), (3.0, 0), (2.0, 64))
+        ]
     method, schedule = {
         "elm8": ("elm", "linear"),
         "nar16": ("nar", None),
@@ -124,7 +136,7 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, default=Path("examples/images"))
     parser.add_argument("--out", type=Path, default=Path("build/images/methods"))
     parser.add_argument("--only", default="", help="Ways whose label begins so, or references.")
-    parser.add_argument("--sweep", help="Scales and top-k of this model in place of the table.")
+    parser.add_argument("--sweep", help="Scales and top-k of this model, or of gsd on plain8, in place of the table.")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--sheets", type=Path, help="Folder for contact sheets.")
     parser.add_argument("--time", type=int, metavar="ROUNDS", help="CPU time alone, the ways taking turns.")

@@ -123,6 +123,14 @@ def test_a_larger_budget_accepts_more() -> None:
     assert passes[1] < passes[0]
 
 
+def test_a_relative_budget_needs_fewer_passes_than_exact_speculation() -> None:
+    """Both draw their drafts; 23.1 against 16.7 passes an image over many images."""
+    lantern = drawer("plain8", "lantern", (("delta", 4.0), ("relative", True)))
+    exact, relaxed = (lantern.draw(CLASSES, guidance=Guidance(SCALE), decode=d) for d in ("exact", "neighbourhood"))
+    assert relaxed.passes < 0.9 * exact.passes
+    assert right(relaxed.pixels, CLASSES) >= 12
+
+
 GOLDEN = [
     [184, 61, 240, 181, 162, 45, 154, 1, 100, 192, 35, 239],
     [4, 240, 128, 9, 9, 165, 101, 130, 109, 182, 101, 135],
