@@ -29,7 +29,7 @@ In this order, ending at the first that does not hold:
 
 \b
 A bundle that is run once per input (`farthing import`, `export encoder`) is replayed by ONNX Runtime on recorded
-inputs; there --against is the ONNX file it was made from, run beside it.
+inputs; there --against is the ONNX file it was made from, run beside it. So it is for a decoder that was imported.
 
 \b
 Examples:
@@ -88,7 +88,9 @@ def verify_command(
         if not as_json:
             click.echo(_summary(opened, results, skipped))
         _raise_first(r.failure() for r in results)
-        if against:
+        if against and _is_onnx(against):
+            _compare_decoder(opened, against, plot, tolerance, threads, report, as_json)
+        elif against:
             drifts = _drift(opened, against, tolerance, threads)
             report["drift"] = [d.as_json() for d in drifts]
             _show(opened, drifts, plot, as_json)
@@ -138,6 +140,34 @@ def _verify_network(
     report["ok"] = True
     if not as_json:
         click.echo("all holds")
+
+
+def _is_onnx(path: str) -> bool:
+    """A file of somebody else's, or a folder that has such and no weights of another kind."""
+    there = Path(path)
+    return there.suffix == ".onnx" or (any(there.glob("*.onnx")) and not any(there.glob("*.safetensors")))
+
+
+def _compare_decoder(
+    bundle: Bundle,
+    against: str,
+    plot: str | None,
+    tolerance: float | None,
+    threads: int,
+    report: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Logits of a decoder beside those of the graph with past it was made from. Raises VerificationError."""
+    from ..export.onnx_import import verify_decoder_against_onnx
+
+    if plot:
+        raise RequestError(
+            found_wanted("--plot", "given", "absent beside an ONNX file, which has no named layers", "leave it out")
+        )
+    worst = verify_decoder_against_onnx(bundle, against, tolerance=tolerance, threads=threads)
+    report["against"] = {"output": "logits", "max_error": worst}
+    if not as_json:
+        click.echo(f"{against}: largest difference of logits {worst:.1e}")
 
 
 def _raise_first(failures: Any) -> None:

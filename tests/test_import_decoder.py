@@ -139,6 +139,10 @@ def test_commands(tmp_path: Path) -> None:
     assert "all holds" in CliRunner().invoke(cli, ["verify", out]).stdout
     bundle = open_bundle(out)
     assert verify_decoder_against_onnx(bundle, exported("llama") / "model.onnx") == found["max_error"]
+    for path in (exported("llama"), exported("llama") / "model.onnx"):
+        verified = CliRunner().invoke(cli, ["verify", out, "--against", str(path), "--json"])
+        assert json.loads(verified.stdout)["against"] == {"output": "logits", "max_error": found["max_error"]}
+    assert CliRunner().invoke(cli, ["verify", out, "--against", str(exported("qwen3"))]).exit_code != 0
     with pytest.raises(VerificationError, match="or is not the bundle's"):
         verify_decoder_against_onnx(bundle, exported("qwen3"))
     with pytest.raises(RequestError, match=r"head size, vocabulary .* is \(2, 2, 8, 300\), expected \(3, 2, 12, 300\)"):
