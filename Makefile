@@ -30,7 +30,7 @@ PORTABLE := $(PY) -c 'from farthing.plugins import library_path as p; p() or pri
 FORMATTED = $(shell git ls-files '*.cc' '*.h' '*.hpp')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-slow rtx ladder aarch64 lint types format bench clean
+.PHONY: help venv build demo test test-slow rtx cuda ladder aarch64 lint types format bench clean
 
 # help: what can be made. The text is the comment above each target, so it cannot go stale.
 help:
@@ -58,14 +58,17 @@ test-slow: $(VENV)/.stamp-dev $(VENV)/.stamp-model
 
 # rtx: engines of all test bundles by TensorRT-RTX, and the TensorRT backend compiled, linked and refusing. Needs no GPU, proves no speed.
 rtx: $(VENV)/.stamp-dev build/rtx/.stamp
-	$(PY) -m pytest tests/test_compile_rtx.py tests/test_token_reduction_rtx.py tests/test_tensorrt_backend.py
+	$(PY) -m pytest tests/test_compile_rtx.py tests/test_drawing_rtx.py tests/test_token_reduction_rtx.py tests/test_tensorrt_backend.py
 
 # ladder: every operator on every face that needs no GPU: CUDA kernels on the CPU, plugins in TensorRT's registry, bodies in TensorRT-RTX.
-ladder: $(VENV)/.stamp-dev build/rtx/.stamp
-	cmake -S plugins/cuda -B build/cuda -DPython3_EXECUTABLE=$(abspath $(PY)) > /dev/null
-	cmake --build build/cuda --parallel
+ladder: cuda
 	$(FARTHING) ops check
 	$(PY) -m pytest -q tests/operators/test_mutations.py -k "cuda or plugins"
+
+# cuda: the CUDA kernels and TensorRT plugins compiled, and the kernels once more for the CPU.
+cuda: $(VENV)/.stamp-dev build/rtx/.stamp
+	cmake -S plugins/cuda -B build/cuda -DPython3_EXECUTABLE=$(abspath $(PY)) > /dev/null
+	cmake --build build/cuda --parallel
 
 # aarch64: the native part for ARM, built by Debian's cross compiler, run in an emulator with ONNX Runtime's own ARM library.
 #          Needs g++-aarch64-linux-gnu and qemu-user.
