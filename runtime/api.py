@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RequestError, found_wanted
+from ..errors import BundleError, RequestError, found_wanted
 from . import options as check
 from .bundle import Bundle, open_bundle
 from .engines import Engine, open_engine
@@ -72,7 +72,17 @@ def load(
     check_draft(draft, draft_rows)
     path = Path(bundle)
     # The manifest alone first: a context that cannot be should not cost the reading of all weights.
-    longest = open_bundle(path, hashes=False).manifest["model"]["max_positions"]
+    manifest = open_bundle(path, hashes=False).manifest
+    if "image_codes" in manifest:
+        raise BundleError(
+            found_wanted(
+                f"method of {path}",
+                f"{manifest['method']['id']!r}, which draws",
+                "a model of text",
+                "use farthing draw, or farthing.runtime.drawing.Drawer",
+            )
+        )
+    longest = manifest["model"]["max_positions"]
     if context is None:
         context = min(longest, DEFAULT_CONTEXT)
     context = check.whole_number(

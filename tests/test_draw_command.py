@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from farthing import load
 from farthing.cli.draw import draw_command
 from farthing.errors import BundleError, FarthingError, RequestError
 from farthing.runtime.drawing import Drawer, Guidance, contact_sheet, write_png
@@ -142,3 +143,9 @@ def test_png_without_the_core_is_the_same_picture(tmp_path: Path, monkeypatch: p
         assert np.array_equal(np.asarray(Image.open(tmp_path / f"{name}.png")), contact_sheet(pixels, 2))
     with pytest.raises(RequestError, match="not writable"):
         write_png(tmp_path / "none" / "x.png", pixels)
+
+
+def test_a_model_that_draws_is_no_model_of_text() -> None:
+    for native in (None, False):
+        with pytest.raises(BundleError, match="which draws, expected a model of text; use farthing draw"):
+            load(tiny.all_modes(), native=native)
