@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..runtime import image_tensors as names
 from .checkpoint.elm_checkpoint import ElmCheckpoint
-from .drawing import DTYPES, DrawingMethod, export_drawing
-from .drawing.method import NewGraph, halve, wide_rows
+from .drawing import DTYPES, export_drawing
+from .drawing.method import NewGraph, WideDrawing
 from .drawing.run import check_dtype
 from .graph import GraphWriter, Progress, no_progress
 from .graph.bae import write_bae_decode, write_bae_encode
@@ -18,7 +16,7 @@ from .graph.elm import write_elm_step
 from .recipe_types import ExportResult, Recipe
 
 
-class _Elm(DrawingMethod):
+class _Elm(WideDrawing):
     method = "elm"
     source: ElmCheckpoint
 
@@ -37,16 +35,6 @@ class _Elm(DrawingMethod):
     def image_codes(self) -> dict[str, Any]:
         c = self.source.config
         return {**super().image_codes(), "per_step": c.parts, "sub_bits": c.bits, "pixel_range": [0, 1]}
-
-    def round(self) -> None:
-        import torch
-
-        if self.dtype == "float16":
-            self.source.model.fold(torch.float16)
-            halve(self.source.model)
-
-    def wanted(self, conditions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
-        return wide_rows(self.source.model, conditions, drawn)
 
 
 def export_elm(

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .checkpoint.token_shuffle_checkpoint import TokenShuffleCheckpoint
-from .drawing import DTYPES, DrawingMethod, export_drawing
-from .drawing.method import halve, wide_rows
+from .drawing import DTYPES, export_drawing
+from .drawing.method import WideDrawing
 from .drawing.run import check_dtype
 from .graph import GraphWriter, Progress, no_progress
 from .graph.token_shuffle import write_token_shuffle_step
 from .recipe_types import ExportResult, Recipe
 
 
-class _TokenShuffle(DrawingMethod):
+class _TokenShuffle(WideDrawing):
     method = "token-shuffle"
     source: TokenShuffleCheckpoint
 
@@ -26,16 +24,6 @@ class _TokenShuffle(DrawingMethod):
     def image_codes(self) -> dict[str, Any]:
         c = self.source.config
         return {**super().image_codes(), "order": "window", "per_step": c.per_step, "window": c.window}
-
-    def round(self) -> None:
-        import torch
-
-        if self.dtype == "float16":
-            self.source.model.fold(torch.float16)
-            halve(self.source.model)
-
-    def wanted(self, conditions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
-        return wide_rows(self.source.model, conditions, drawn)
 
 
 def export_token_shuffle(

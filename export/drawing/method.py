@@ -117,13 +117,24 @@ def halve(module: Any) -> None:
                 parameter.copy_(parameter.half().float())
 
 
-def wide_rows(model: Any, conditions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
-    """`DrawingMethod.wanted` of a model with several ids a row: rows are int64 [B,S,m], a condition's other ids are 0."""
-    import torch
+class WideDrawing(DrawingMethod):
+    """A model with several ids a row, whose folded tables are what the bundle stores."""
 
-    first = np.zeros((len(conditions), 1, drawn[0].shape[1]), np.int64)
-    first[:, 0, 0] = conditions
-    ids = np.concatenate([first, *(d[:, None] for d in drawn[:-1])], axis=1)
-    with torch.no_grad():
-        logits = model(torch.from_numpy(ids)).numpy()
-    return [logits[:, i] for i in range(len(drawn))]
+    def round(self) -> None:
+        """Fold first: a folded table is rounded, not its factors."""
+        import torch
+
+        if self.dtype == "float16":
+            self.source.model.fold(torch.float16)
+            halve(self.source.model)
+
+    def wanted(self, conditions: np.ndarray, drawn: list[np.ndarray]) -> list[np.ndarray]:
+        """Rows are int64 [B,S,m]; a condition's other ids are 0."""
+        import torch
+
+        first = np.zeros((len(conditions), 1, drawn[0].shape[1]), np.int64)
+        first[:, 0, 0] = conditions
+        ids = np.concatenate([first, *(d[:, None] for d in drawn[:-1])], axis=1)
+        with torch.no_grad():
+            logits = self.source.model(torch.from_numpy(ids)).numpy()
+        return [logits[:, i] for i in range(len(drawn))]
