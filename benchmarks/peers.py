@@ -4,14 +4,17 @@
     python benchmarks/peers.py --peers farthing genai llamacpp:int4 --models m100 --runs 3 --one-pass
     python benchmarks/peers.py --from-json build/peers/results.json --docs docs/benchmarks.md
 
-Each peer lives in its own virtual environment and process. One that cannot be installed, converted or run becomes a
+Any Python 3.10 with venv will do to start it: where farthing is not installed, an environment is made for it from this
+source tree. Each peer lives in its own virtual environment and process. One that cannot be installed, converted or run becomes a
 line with its reason; the others go on. The gate is CPU seconds at one thread, because it hardly moves when other jobs
 share the machine; a second pass with two threads gives wall rates with the load beside them.
 """
 
 import argparse
 import datetime
+import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -82,7 +85,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=512, help="cache capacity of runtimes that want one")
     parser.add_argument("--one-pass", action="store_true", help="skip the pass with two threads")
     parser.add_argument("--work", type=Path, default=Path("build/peers"))
-    parser.add_argument("--farthing-python", default=sys.executable, help="interpreter that has farthing")
+    parser.add_argument(
+        "--farthing-python", help="interpreter that has farthing (default: this one, or one made for it)"
+    )
     parser.add_argument(
         "--pip-args", nargs="*", default=[], help="passed to every pip install, for an index of CPU wheels say"
     )
@@ -101,7 +106,10 @@ def main() -> int:
         result = json.loads(args.from_json.read_text())
     else:
         chosen = select(args.peers)
-        space = Workspace(args.work, args.pip_args, args.farthing_python)
+        space = Workspace(args.work, args.pip_args, args.farthing_python or sys.executable)
+        if not args.farthing_python and importlib.util.find_spec("farthing") is None:
+            python = space.own()
+            os.execv(python, [str(python), *sys.argv])  # the same again where farthing and its plots are
         result = {
             "date": datetime.date.today().isoformat(),
             "machine": machine(),

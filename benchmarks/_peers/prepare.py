@@ -1,6 +1,8 @@
 """Environments, models and conversions: everything before the clock starts, kept in the work directory."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from .registry import HF_PINS, SMOLLM2, TORCH, Peer
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 
 
 class SetupError(Exception):
@@ -19,8 +22,10 @@ class SetupError(Exception):
 def run(command: list, log: Path, what: str) -> None:
     """Run one step with its output in `log`; the last line of it is the reason when it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    # farthing without its native part would be measured as something it is not.
+    env = {**os.environ, "FARTHING_NATIVE": "require"}
     with log.open("w") as file:
-        code = subprocess.run([str(c) for c in command], stdout=file, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run([str(c) for c in command], stdout=file, stderr=subprocess.STDOUT, env=env).returncode
     if code:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise SetupError(
@@ -31,15 +36,28 @@ def run(command: list, log: Path, what: str) -> None:
 class Workspace:
     """The work directory: `<peer>/venv`, `<peer>/<model>-<precision>`, `models/<model>`."""
 
-    def __init__(self, root: Path, pip_args: list[str], farthing_python: str):
+    def __init__(self, root: Path, pip_args: list[str], farthing_python: str = sys.executable):
         self.root, self.pip_args, self.farthing_python = root.resolve(), pip_args, farthing_python
 
-    def environment(self, name: str, pins: tuple[str, ...], torch: bool, drop: tuple[str, ...] = ()) -> Path:
-        """Interpreter of a virtual environment that holds exactly these pins; made again when the pins change."""
+    def own(self) -> Path:
+        """Interpreter of an environment with farthing as this source tree has it, compiled again when that changes."""
+        git = ["git", "-C", str(ROOT)]
+        tree = [
+            subprocess.run([*git, *words], capture_output=True).stdout for words in (["rev-parse", "HEAD"], ["diff"])
+        ]
+        state = hashlib.sha256(b"".join(tree)).hexdigest()
+        return self.environment("farthing", (f"{ROOT}[export]",), torch=True, state=state)
+
+    def environment(
+        self, name: str, pins: tuple[str, ...], torch: bool, drop: tuple[str, ...] = (), state: str = ""
+    ) -> Path:
+        """Interpreter of a virtual environment that holds exactly these pins; made again when the pins or ``state`` change."""
         folder = self.root / name
         python = folder / "venv" / "bin" / "python"
         stamp = folder / "venv" / "pins.json"
-        wanted = json.dumps([*pins, *([TORCH] if torch else []), *(f"-{name}" for name in drop)])
+        wanted = json.dumps(
+            [*pins, *([TORCH] if torch else []), *(f"-{name}" for name in drop), *([state] if state else [])]
+        )
         if stamp.exists() and stamp.read_text() == wanted:
             return python
         print(f"  installing {name}: {' '.join(pins)}", flush=True)
