@@ -17,6 +17,8 @@ TRTDEV  ?= kernel-lens==2.0.1 tensorrt-lean-cu13-libs==11.4.0.106
 # The same library of TensorRT 10, beside it: both generations of the plugin registry are asked.
 LEAN10  ?= tensorrt-lean-cu13-libs==10.15.1.29
 PYTEST  ?=
+# Test processes side by side, each with one thread.
+JOBS    ?= $(shell nproc 2>/dev/null || echo 2)
 
 PY       := $(VENV)/bin/python
 PIP      := $(PY) -m pip --disable-pip-version-check install --quiet
@@ -50,7 +52,7 @@ demo: $(BUNDLE)-int4/manifest.json
 
 # test: the tests that take seconds each. Narrow them:  make test PYTEST="tests/test_verify.py -k layer"
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-model
-	$(PY) -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 # test-slow: all tests, also those that take minutes or much memory.
 test-slow: $(VENV)/.stamp-dev $(VENV)/.stamp-model
@@ -68,7 +70,7 @@ ladder: cuda
 # cuda: the CUDA kernels and TensorRT plugins compiled, and the kernels once more for the CPU.
 cuda: $(VENV)/.stamp-dev build/rtx/.stamp
 	cmake -S plugins/cuda -B build/cuda -DPython3_EXECUTABLE=$(abspath $(PY)) > /dev/null
-	cmake --build build/cuda --parallel
+	cmake --build build/cuda --parallel $(JOBS)
 
 # aarch64: the native part for ARM, built by Debian's cross compiler, run in an emulator with ONNX Runtime's own ARM library.
 #          Needs g++-aarch64-linux-gnu and qemu-user.

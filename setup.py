@@ -211,6 +211,7 @@ EXTRAS = {
     "quant": ["nvidia-modelopt[onnx]>=0.30"],
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.9",
         "mypy>=1.14",

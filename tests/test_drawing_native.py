@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drawing_models import CLASSES, CODES, bundle
+from native_programs import build_programs
 from PIL import Image
 
 from farthing.errors import BundleError, RequestError
@@ -257,13 +258,9 @@ def programs() -> Path:
     """Folder with the test programs."""
     if shutil.which("cmake") is None:
         pytest.skip("needs CMake")
-    build = Path(os.environ.get("FARTHING_TEST_BUILD", ROOT / "build" / "native-tests"))
-    configure = ["cmake", "-S", ROOT, "-B", build, "-DFARTHING_TESTS=ON", "-DFARTHING_PYTHON=OFF"]
-    targets = ["draw_check", "draw_allocations", "farthing", "farthing_ops"]
-    for command in (configure, ["cmake", "--build", build, "--parallel", "2", "--target", *targets]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return build / "tests"
+    folder = build_programs(["draw_check", "draw_allocations", "farthing", "farthing_ops"])
+    assert folder is not None
+    return folder
 
 
 def _run(program: Path, *arguments: object) -> str:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from native_programs import build_programs
 
 from farthing.export import export
 from farthing.plugins import library_path
@@ -22,13 +23,9 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def programs() -> Path:
     """Folder with the test programs, built once."""
-    build = Path(os.environ.get("FARTHING_TEST_BUILD", ROOT / "build" / "native-tests"))
-    configure = ["cmake", "-S", ROOT, "-B", build, "-DFARTHING_TESTS=ON", "-DFARTHING_PYTHON=OFF"]
-    targets = ["core_allocations", "capi_check", "images_check", "farthing_ops"]
-    for command in (configure, ["cmake", "--build", build, "--parallel", "2", "--target", *targets]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return build / "tests"
+    folder = build_programs(["core_allocations", "capi_check", "images_check", "farthing_ops"])
+    assert folder is not None
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import engines
 import pytest
+from native_programs import build_programs
 
 from farthing.errors import BundleError, MissingDependencyError, RequestError
 from farthing.export.compile import compile_bundle
@@ -29,17 +30,9 @@ needs_cmake = pytest.mark.skipif(
 
 def _build(target: str) -> Path | None:
     """The test program, built; None when this machine cannot have it."""
-    build = Path(os.environ.get("FARTHING_TEST_BUILD", ROOT / "build" / "native-tests"))
-    configure = ["cmake", "-S", ROOT, "-B", build, "-DFARTHING_TESTS=ON", "-DFARTHING_PYTHON=OFF"]
-    done = subprocess.run(configure, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    if target == "tensorrt_check" and "farthing: TensorRT backend with headers" not in done.stdout:
-        return None
-    done = subprocess.run(
-        ["cmake", "--build", build, "--parallel", "2", "--target", target], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return build / "tests" / target
+    needs = "farthing: TensorRT backend with headers" if target == "tensorrt_check" else None
+    folder = build_programs([target], needs)
+    return folder and folder / target
 
 
 @pytest.fixture(scope="session")

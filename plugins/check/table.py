@@ -35,6 +35,9 @@ class Cell:
 
 def run(operator_names: Iterable[str] | None = None, face_names: Iterable[str] | None = None) -> Iterator[Cell]:
     """Every wanted cell, each yielded as soon as it is known. Names default to all; unknown ones raise KeyError."""
+    import torch
+
+    torch.set_num_threads(1)  # the rows are small: more threads wait for each other most of the time
     columns = faces()
     wanted_faces = [_known(name, columns, "face") for name in face_names or columns]
     wanted_operators = [_known(name, operators(), "operator") for name in operator_names or operators()]

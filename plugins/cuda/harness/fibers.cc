@@ -1,4 +1,9 @@
-// The scheduler behind harness/cuda.h: threads of a block as ucontext coroutines.
+// The scheduler behind harness/cuda.h: threads of a block as coroutines.
+//
+// A coroutine is begun by ucontext, which gives it its stack, and from then on left and entered by _setjmp and _longjmp: swapcontext asks
+// the kernel for the signal mask at each switch, which took most of the time. A coroutine serves one thread after the other.
+#undef _FORTIFY_SOURCE  // its longjmp takes another stack for a corrupt one
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <memory>
@@ -19,7 +24,9 @@ constexpr unsigned kMostThreads = 1024;  // CUDA's own limit
 enum class Wait { ready, block, warp, done };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf left;                            // where it gave way
+  bool begun = false;                      // on its stack; never if it has to start anew
   std::unique_ptr<unsigned char[]> stack;  // pages are touched only as far as they are used
   dim3 index;
   Wait wait;
@@ -35,32 +42,48 @@ struct State {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::vector<unsigned char> shared;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   const std::function<void()>* thread = nullptr;
   std::string error;  // of an exception, which must not cross a stack
   unsigned count = 0, current = 0;
   bool backward = false;
 } state;
 
-void entry() {
-  try {
-    (*state.thread)();
-  } catch (const std::exception& error) {
-    state.error = error.what();
-  }
-  state.fibers[state.current].wait = Wait::done;
-}
-
 void give_way(Wait reason) {
   Fiber& self = state.fibers[state.current];
   self.wait = reason;
-  swapcontext(&self.context, &state.scheduler);
+  if (_setjmp(self.left) == 0) _longjmp(state.scheduler, 1);
+}
+
+void entry() {
+  for (;;) {
+    try {
+      (*state.thread)();
+    } catch (const std::exception& error) {
+      state.error = error.what();
+    }
+    give_way(Wait::done);
+  }
 }
 
 void resume(unsigned i) {
   state.current = i;
-  threadIdx = state.fibers[i].index;
-  swapcontext(&state.scheduler, &state.fibers[i].context);
+  Fiber& fiber = state.fibers[i];
+  threadIdx = fiber.index;
+  if (_setjmp(state.scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.left, 1);
+  fiber.begun = true;
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack.get();
+  fiber.start.uc_stack.ss_size = kStack;
+  fiber.start.uc_link = nullptr;  // entry never returns
+  makecontext(&fiber.start, entry, 0);
+  setcontext(&fiber.start);
+}
+
+// What is thrown leaves coroutines in the middle of a thread: they must not go on with it.
+void forget_all() {
+  for (Fiber& fiber : state.fibers) fiber.begun = false;
 }
 
 // Makes those ready whose wait is over. True if any is.
@@ -87,22 +110,21 @@ void run_block() {
     Fiber& fiber = state.fibers[i];
     fiber.index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y));
     fiber.wait = Wait::ready;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = &state.scheduler;
-    makecontext(&fiber.context, entry, 0);
   }
   unsigned done = 0;
   while (done < state.count) {
     for (unsigned n = 0; n < state.count; ++n) {
       const unsigned i = state.backward ? state.count - 1 - n : n;
       if (state.fibers[i].wait == Wait::ready) resume(i);
-      if (!state.error.empty()) throw std::runtime_error(state.error);
+      if (!state.error.empty()) {
+        forget_all();
+        throw std::runtime_error(state.error);
+      }
     }
     done = 0;
     for (unsigned i = 0; i < state.count; ++i) done += state.fibers[i].wait == Wait::done;
     if (done < state.count && !release()) {
+      forget_all();
       throw std::logic_error(
           std::to_string(done) + " of " + std::to_string(state.count) +
           " threads left or wait elsewhere while others wait at a barrier or warp intrinsic, expected "
