@@ -14,12 +14,14 @@ from ..runtime.network import Network, open_network
 from ..runtime.network_tensors import ATTENTION_MASK, SENTENCE_EMBEDDING
 from .evaluate import RESAMPLES, Interval
 from .network_data import Samples, samples_of
+from .network_kl import Divergence, divergence, kind_of
 
 
 @dataclass(frozen=True)
 class NetworkEvaluation:
     """Over ``items`` of ``data``. ``rank_correlation``: Spearman's, of the similarities of all pairs of texts (encoders). ``same_top``: share with
-    the same likeliest class; ``correlation``: Pearson's of the outputs themselves, mean over items."""
+    the same likeliest class; ``correlation``: Pearson's of the outputs themselves, mean over items; ``divergence``: KL in nats from the other, as
+    `farthing.calibration.network_kl` says for each kind of output."""
 
     data: str
     sha256: str
@@ -27,6 +29,7 @@ class NetworkEvaluation:
     correlation: Interval
     rank_correlation: Interval | None = None
     same_top: Interval | None = None
+    divergence: Divergence | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -71,9 +74,11 @@ def compare_networks(
         raise RequestError(
             found_wanted(f"outputs of {own.bundle.path}", "not finite", "numbers", "quantise it with other --ranges")
         )
+    is_text = "image" not in own.bundle.manifest["model"]
+    far = divergence(kind_of(theirs, text=is_text), theirs, mine, groups)
     each = np.array([_pearson(a.reshape(-1), b.reshape(-1)) for a, b in zip(mine, theirs, strict=True)])
-    made: dict[str, Any] = {"correlation": _by_group(each, groups)}
-    if "image" not in own.bundle.manifest["model"]:
+    made: dict[str, Any] = {"correlation": _by_group(each, groups), "divergence": far}
+    if is_text:
         made["rank_correlation"] = _similarities(np.stack(mine), np.stack(theirs))
     elif mine[0].ndim == 1 and mine[0].size > 1:
         same = np.array([a.argmax() == b.argmax() for a, b in zip(mine, theirs, strict=True)], np.float64)

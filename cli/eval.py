@@ -25,6 +25,7 @@ Encoders and vision models are compared with --against on sentences or on --imag
   rank correlation   Spearman's, of the similarities of all pairs of texts
   same top           share of views with the same likeliest class
   correlation        Pearson's of the outputs themselves
+  KL                 of the classes; of each text's similarities to all others; of a map's pixels or places
 The default text is excerpts of Python's own library, which every machine has. Windows of 512 tokens.
 Exit codes: 0 done, 2 bad request, 4 bad bundle, 6 a part is not installed.
 """
@@ -101,3 +102,5 @@ def _eval_network(
     for name in ("rank_correlation", "same_top", "correlation"):
         if (interval := getattr(found, name)) is not None:
             click.echo(f"  {name.replace('_', ' '):<18}{interval}")
+    if found.divergence is not None:
+        click.echo(f"  KL of {found.divergence.kind:<12}{found.divergence.kl}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import RequestError, found_wanted
 
 if TYPE_CHECKING:
+    from ..calibration.evaluate_network import NetworkEvaluation
     from ..calibration.quantize import Options, QuantizeResult
     from ..calibration.static import StaticOptions
 
@@ -70,10 +71,19 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
     help="Zero points for no block, or for all.  [default: for 4-bit blocks; take --symmetric for TensorRT]",
 )
 @click.option(
-    "--rounding", default="nearest", show_default=True, help="nearest, or gptq: by what the inputs are like on a text."
+    "--rounding",
+    help="nearest; by what the inputs are like on a text: gptq, awq, awq+gptq.  [default: nearest; gptq for a network]",
 )
 @click.option(
-    "--calibration", type=click.Path(), help="With gptq: the text, UTF-8.  [default: other parts of Python's library]"
+    "--budget",
+    type=float,
+    metavar="MB",
+    help="Each matrix gets int4, int8 or float, so that graph and weights take at most so many MB and lose least.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(),
+    help="With gptq, awq, --budget: the text, UTF-8.  [default: other parts of Python's library]",
 )
 @click.option("--text", type=click.Path(), help="Text to measure on, UTF-8.  [default: Python's own library]")
 @click.option("--no-measure", is_flag=True, help="Do not measure the loss.")
@@ -106,7 +116,8 @@ def quantize_command(
     embedding: str,
     head: str,
     symmetric: bool | None,
-    rounding: str,
+    rounding: str | None,
+    budget: float | None,
     calibration: str | None,
     text: str | None,
     no_measure: bool,
@@ -122,12 +133,18 @@ def quantize_command(
     from ..runtime.bundle import open_bundle
     from .export import progress_bar
 
+    if budget is not None and not 0 < budget < 1e9:
+        raise RequestError(found_wanted("--budget", budget, "megabytes, more than 0", "correct --budget"))
+    limit = None if budget is None else int(budget * 1e6)
     if open_bundle(bundle, hashes=False, networks=True).is_network:
+        if limit is not None or (_given("weights") and weights == "int4"):
+            _quantize_weights(bundle, out, text or calibration, images, limit, as_json)
+            return
         _quantize_network(bundle, out, text or calibration, images, StaticOptions(ranges, smooth, keep), as_json)
         return
     if images is not None:
         raise RequestError(found_wanted("--images", "given", "absent for a model that decodes tokens", "leave it out"))
-    options = Options(weights, block, embedding, head, symmetric, rounding)
+    options = Options(weights, block, embedding, head, symmetric, rounding or "nearest")
     with progress_bar() as progress:
         result = quantize(
             bundle, out, options, text=text, calibration=calibration, measure=not no_measure, progress=progress
@@ -168,6 +185,79 @@ def _blocks(options: Options) -> str:
     return f"in blocks of {options.block} ({'symmetric' if symmetric else 'with zero points'})"
 
 
+def _given(name: str) -> bool:
+    """Whether an option was named on the command line."""
+    from click.core import ParameterSource
+
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _quantize_weights(
+    bundle: str, out: str, text: str | None, images: str | None, budget: int | None, as_json: bool
+) -> None:
+    """A network's weights alone."""
+    from ..calibration.network_int4 import WeightOptions, quantize_weights
+    from .export import progress_bar
+
+    given = click.get_current_context().params
+    for name in ("head", "no_measure", "ranges", "smooth", "keep"):
+        if _given(name):
+            raise RequestError(
+                found_wanted(
+                    f"--{name.replace('_', '-')} for int4 weights of a network",
+                    repr(given[name]),
+                    "absent",
+                    "leave it out",
+                )
+            )
+    if budget is not None and _given("weights"):
+        raise RequestError(
+            found_wanted("--weights", repr(given["weights"]), "absent with --budget, which chooses", "leave it out")
+        )
+    options = WeightOptions(
+        block=given["block"],
+        rounding=given["rounding"] or "gptq",
+        symmetric=given["symmetric"],
+        embedding=given["embedding"] if _given("embedding") else "int8",
+        budget=budget,
+    )
+    with progress_bar() as progress:
+        r = quantize_weights(bundle, out, options, text=text, images=images, progress=progress)
+    if as_json:
+        click.echo(json.dumps(r.as_json()))
+        return
+    counts = ", ".join(f"{w} {list(r.widths.values()).count(w)}" for w in sorted(set(r.widths.values())))
+    click.echo(
+        f"{r.path}: weights {counts}, blocks of {options.block}, rounding {options.rounding}, {r.seconds:.1f} s\n"
+        f"graph, MB         {r.source_bytes / 1e6:.1f} -> {r.bytes / 1e6:.1f}"
+    )
+    if options.rounding.startswith("awq"):
+        click.echo(f"scaled            {r.scaled} of {len(r.widths)}: where a normalisation takes the factors")
+    if r.search is not None:
+        click.echo("\n".join(_candidates(r.search)))
+    for name, why in r.left.items():
+        click.echo(f"  stays float     {name}: {why}")
+    _network_loss(r.loss)
+
+
+def _candidates(search: dict[str, Any]) -> list[str]:
+    rows = (f"  {c['name']:<28}{c['bytes'] / 1e6:>8.2f} MB   KL {c['kl']:.4g}" for c in search["candidates"])
+    return [
+        f"within {search['limit'] / 1e6:.2f} MB, KL on the calibration data:",
+        *rows,
+        f"  taken: {search['chosen']}",
+    ]
+
+
+def _network_loss(loss: NetworkEvaluation) -> None:
+    for name in ("rank_correlation", "same_top", "correlation"):
+        if (interval := getattr(loss, name)) is not None:
+            click.echo(f"  {name.replace('_', ' '):<18}{interval}")
+    if loss.divergence is not None:
+        click.echo(f"  KL of {loss.divergence.kind:<12}{loss.divergence.kl}")
+    click.echo(f"on {loss.items} items of {loss.data} that did not calibrate (sha256 {loss.sha256[:12]})")
+
+
 def _quantize_network(
     bundle: str, out: str, text: str | None, images: str | None, options: StaticOptions, as_json: bool
 ) -> None:
@@ -201,7 +291,4 @@ def _quantize_network(
     for what, names in (("kept in float", r.kept), ("never anything but 0, kept in float", r.silent)):
         if names:
             click.echo(f"{what}: {', '.join(names)}")
-    for name in ("rank_correlation", "same_top", "correlation"):
-        if (interval := getattr(r.loss, name)) is not None:
-            click.echo(f"  {name.replace('_', ' '):<18}{interval}")
-    click.echo(f"on {r.loss.items} items of {r.loss.data} that did not calibrate (sha256 {r.loss.sha256[:12]})")
+    _network_loss(r.loss)

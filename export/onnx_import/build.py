@@ -48,8 +48,11 @@ def _is_in(tensor: TensorProto, name: str) -> bool:
 
 def _place(tensor: TensorProto, folder: Path, data: ExternalData) -> None:
     array = np.ascontiguousarray(numpy_helper.to_array(tensor, str(folder)))
-    packed = tensor.data_type in (TensorProto.INT4, TensorProto.UINT4)
-    if packed or array.dtype.kind in "OV" or array.nbytes < INLINE_LIMIT:
+    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4):
+        if tensor.data_location == TensorProto.EXTERNAL or not tensor.raw_data:
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        array = np.frombuffer(tensor.raw_data, np.uint8)  # two values a byte
+    if array.dtype.kind in "OV" or array.nbytes < INLINE_LIMIT:
         if tensor.data_location == TensorProto.EXTERNAL:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         return

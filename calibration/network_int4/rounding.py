@@ -1,0 +1,82 @@
+"""The weights of one network, rounded as they are asked for, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ...errors import BundleError, found_wanted
+from ..budget.sizes import product_error
+from ..quantize.awq import scaled_moments
+from ..quantize.blocks import Blocks, round_blocks
+from ..quantize.gptq import round_gptq
+from .layers import Weight
+from .moments import NetworkMoments
+from .options import WeightOptions
+
+
+class Rounder:
+    """Rounds weights of ``model`` by ``options``; ``moments`` of their inputs, where rounding or a search needs them. ``factors``: by name
+    of the weight, what its columns were multiplied by (the model is the one that has them so)."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        options: WeightOptions,
+        moments: NetworkMoments | None,
+        factors: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self._model, self._folder, self._options, self._moments = model, folder, options, moments
+        self._factors = factors or {}
+        self._made: dict[tuple[str, int], Blocks] = {}
+        self._errors: dict[tuple[str, int], float] = {}
+
+    def matrix(self, weight: Weight) -> np.ndarray:
+        """Float32 [outputs, inputs]. Raises BundleError where it is not finite."""
+        matrix = weight.matrix(self._model, self._folder)
+        if not np.isfinite(matrix).all():
+            raise BundleError(
+                found_wanted(f"weight {weight.name}", "not finite", "numbers", "import a sound model again")
+            )
+        return matrix
+
+    def blocks(self, weight: Weight, bits: int) -> Blocks:
+        """Codes and scales of ``weight``."""
+        key = weight.name, bits
+        if key not in self._made:
+            matrix, symmetric = self.matrix(weight), self._options.is_symmetric(bits)
+            block = self._options.block
+            if self._options.rounding.endswith("gptq"):
+                made = round_gptq(matrix, self._moments_of(weight), bits, block, symmetric=symmetric)
+            else:
+                made = round_blocks(matrix, bits, block, symmetric=symmetric)
+            self._made[key] = made
+        return self._made[key]
+
+    def stored(self, weight: Weight, bits: int) -> np.ndarray:
+        """What its codes stand for, float32 in the layout of the initializer."""
+        return weight.stored(self.blocks(weight, bits).dense())
+
+    def error(self, weight: Weight, bits: int) -> float:
+        """Mean squared error of its outputs on the calibration data."""
+        key = weight.name, bits
+        if key not in self._errors:
+            dense = self.blocks(weight, bits).dense()
+            self._errors[key] = product_error(self.matrix(weight), dense, self._moments_of(weight))
+        return self._errors[key]
+
+    def power(self, weight: Weight) -> float:
+        """Mean square of its outputs on the calibration data, summed over outputs."""
+        matrix = self.matrix(weight)
+        return product_error(matrix, np.zeros_like(matrix), self._moments_of(weight))
+
+    def _moments_of(self, weight: Weight) -> np.ndarray:
+        if self._moments is None:
+            raise ValueError(f"moments of {weight.name} are needed, and were not collected")
+        found = self._moments.of(weight)
+        factors = self._factors.get(weight.name)
+        return found if factors is None else scaled_moments(found, factors)
