@@ -16,7 +16,7 @@ the rows out that it has passed, and the result is equal up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..contract import Attribute, Operator, Port
@@ -45,27 +45,33 @@ def _head_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.T
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon) * weight
 
 
-def rules(attributes: Mapping[str, Any]) -> None:
-    """Raise ValueError for heads that do not divide and windows below 0."""
+def check_heads(name: str, attributes: Mapping[str, Any]) -> None:
+    """Raise ValueError, as operator ``name``, for heads that do not divide and windows below 0."""
     heads, kv_heads, window = (int(attributes[n]) for n in ("num_heads", "kv_num_heads", "window"))
     if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise ValueError(
-            f"CachedAttention: num_heads / kv_num_heads is {heads} / {kv_heads}, expected a whole number; export again"
+            f"{name}: num_heads / kv_num_heads is {heads} / {kv_heads}, expected a whole number; export again"
         )
     if window < 0:
-        raise ValueError(f"CachedAttention: window is {window}, expected 0 or more; export again")
+        raise ValueError(f"{name}: window is {window}, expected 0 or more; export again")
 
 
-def _check_rotary(cos: torch.Tensor, dim: int, rotary_dim: int) -> None:
+def rules(attributes: Mapping[str, Any]) -> None:
+    """`check_heads` of this operator."""
+    check_heads("CachedAttention", attributes)
+
+
+def check_rotary(name: str, cos: torch.Tensor, dim: int, rotary_dim: int) -> None:
+    """Raise ValueError, as operator ``name``, for angles [B,S,half] that do not fit heads of ``dim`` features."""
     half = rotary_dim // 2 if rotary_dim else cos.shape[-1]
     if cos.shape[-1] != half or 2 * half > dim:
         shape = ",".join(map(str, cos.shape))
         raise ValueError(
-            f"CachedAttention: cos is [{shape}], expected [B,S,{half}] and 2*{half} <= {dim}; check positions and rotary_dim"
+            f"{name}: cos is [{shape}], expected [B,S,{half}] and 2*{half} <= {dim}; check positions and rotary_dim"
         )
 
 
-def _sees(visible: torch.Tensor | None, batch: int, rows: int, window: int) -> torch.Tensor:
+def _sees(name: str, visible: torch.Tensor | None, batch: int, rows: int, window: int) -> torch.Tensor:
     """bool [B,S,S]: row i sees row j of the pass. Raises ValueError for bits that name no row, and rows without themselves."""
     import torch
 
@@ -75,19 +81,17 @@ def _sees(visible: torch.Tensor | None, batch: int, rows: int, window: int) -> t
     if visible.shape[-1] != (rows + 63) // 64:
         shape = ",".join(map(str, visible.shape))
         raise ValueError(
-            f"CachedAttention: visible is [{shape}], expected [{batch},{rows},{(rows + 63) // 64}]; give 64 rows a word"
+            f"{name}: visible is [{shape}], expected [{batch},{rows},{(rows + 63) // 64}]; give 64 rows a word"
         )
     bits = (visible[..., None] >> torch.arange(64) & 1).bool().flatten(2)
     for b, i in torch.nonzero(bits[..., rows:].any(-1)).tolist():
         raise ValueError(
-            f"CachedAttention: visible[{b},{i}] is a set with rows beyond the pass, expected rows 0 to {rows - 1}; "
+            f"{name}: visible[{b},{i}] is a set with rows beyond the pass, expected rows 0 to {rows - 1}; "
             "clear the bits behind them"
         )
     sees = bits[..., :rows]
     for b, i in torch.nonzero(~sees.diagonal(dim1=1, dim2=2)).tolist():
-        raise ValueError(
-            f"CachedAttention: visible[{b},{i}] is a set without row {i}, expected it inside; a row sees itself"
-        )
+        raise ValueError(f"{name}: visible[{b},{i}] is a set without row {i}, expected it inside; a row sees itself")
     return sees
 
 
@@ -124,38 +128,79 @@ def reference(
     epsilon: float = 1e-6,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(y [B,S,H*dh], present_k, present_v [B,Hkv,C,dh]); shapes of the inputs as in ``OPERATOR``. Pure: copies the cache."""
-    import torch
+    check_rotary("CachedAttention", cos, past_k.shape[3], rotary_dim)
+    heads = (num_heads, kv_num_heads)
+    q, k, v = split_and_turn(qkv, cos, sin, q_norm, k_norm, heads=heads, dim=past_k.shape[3], epsilon=epsilon)
+    present_k, present_v = write_rows("CachedAttention", (past_k, past_v), (k, v), past_len)
+    y = attend("CachedAttention", q, present_k, present_v, past_len, visible, scale=scale, window=window)
+    return y, present_k, present_v
 
+
+def split_and_turn(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    *,
+    heads: tuple[int, int],
+    dim: int,
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries [B,H,S,dh], keys and values [B,Hkv,S,dh] of a pass; ``heads`` is (H, Hkv). Normed and rotated, not yet scaled."""
     batch, rows, _ = qkv.shape
-    capacity, dim = past_k.shape[2], past_k.shape[3]
-    _check_rotary(cos, dim, rotary_dim)
-    packed = qkv.view(batch, rows, num_heads + 2 * kv_num_heads, dim).transpose(1, 2)
-    q, k, v = packed.split([num_heads, kv_num_heads, kv_num_heads], dim=1)
+    many, few = heads
+    packed = qkv.view(batch, rows, many + 2 * few, dim).transpose(1, 2)
+    q, k, v = packed.split([many, few, few], dim=1)
     if q_norm is not None:
         q = _head_norm(q, q_norm, epsilon)
     if k_norm is not None:
         k = _head_norm(k, k_norm, epsilon)
-    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-    present_k, present_v = past_k.clone(), past_v.clone()
-    for b in range(batch):
-        start = int(past_len[b])
+    return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+
+
+def write_rows(
+    name: str,
+    pasts: tuple[torch.Tensor, torch.Tensor],
+    news: tuple[torch.Tensor, torch.Tensor],
+    past_len: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies of the caches ``pasts`` [B,Hkv,C,dh] with the rows ``news`` [B,Hkv,S,dh] at ``past_len``. Raises ValueError, as operator ``name``."""
+    capacity, rows = pasts[0].shape[2], news[0].shape[2]
+    copies = (pasts[0].clone(), pasts[1].clone())
+    for b, start in enumerate(past_len.tolist()):
         if start < 0 or start + rows > capacity:
             raise ValueError(
-                f"CachedAttention: past_len + rows is {start} + {rows}, expected 0 to {capacity}; "
+                f"{name}: past_len + rows is {start} + {rows}, expected 0 to {capacity}; "
                 "open the bundle with a longer context"
             )
-        present_k[b, :, start : start + rows] = k[b]
-        present_v[b, :, start : start + rows] = v[b]
-    seen = _seen_slots(past_len, _sees(visible, batch, rows, window), capacity, window)
-    group = num_heads // kv_num_heads
-    keys = present_k.repeat_interleave(group, dim=1)
-    values = present_v.repeat_interleave(group, dim=1)
+        for copy, new in zip(copies, news, strict=True):
+            copy[b, :, start : start + rows] = new[b]
+    return copies
+
+
+def attend(
+    name: str,
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    past_len: torch.Tensor,
+    visible: torch.Tensor | None,
+    *,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    """[B,S,H*dh]: queries [B,H,S,dh] over the slots of ``keys`` and ``values`` [B,Hkv,C,dh] that they see. Raises ValueError, as operator ``name``."""
+    batch, heads, rows, dim = q.shape
+    seen = _seen_slots(past_len, _sees(name, visible, batch, rows, window), keys.shape[2], window)
+    group = heads // keys.shape[1]
+    keys, values = (cache.repeat_interleave(group, dim=1) for cache in (keys, values))
     scores = (q @ keys.transpose(2, 3)) * scale
     scores = scores.masked_fill(~seen[:, None], float("-inf"))
     # Slots beyond the length hold whatever was there: a NaN there must not reach the output through 0 * NaN.
     values = values.masked_fill(~seen.any(1)[:, None, :, None], 0.0)
-    y = torch.softmax(scores, dim=-1) @ values
-    return y.transpose(1, 2).reshape(batch, rows, num_heads * dim), present_k, present_v
+    y = scores.softmax(-1) @ values
+    return y.transpose(1, 2).reshape(batch, rows, heads * dim)
 
 
 def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
@@ -166,31 +211,51 @@ def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
     """
     from ..body_writer import BodyWriter
 
-    heads, kv_heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
-    window = int(attributes.get("window", 0))
-    normed = len(present) > 6 and present[6]
     w = BodyWriter("CachedAttention")
+    given = {name for name, there in zip(INPUTS, present, strict=False) if there}
+    q, k, v = turned_heads(w, attributes, given)
+    w.node("TensorScatter", ["past_k", k, "past_len"], outputs=["present_k"], axis=2)
+    w.node("TensorScatter", ["past_v", v, "past_len"], outputs=["present_v"], axis=2)
+    mixed = mixed_values(w, attributes, given, q, "present_k", "present_v")
+    side_by_side(w, mixed)
+    return w.function(taken(INPUTS, given), ["y", "present_k", "present_v"], [a.name for a in OPERATOR.attributes])
+
+
+def taken(inputs: Sequence[str], given: Collection[str]) -> Sequence[str]:
+    """Of the inputs of the operator those up to the last that is there: what a body declares."""
+    return inputs[: 1 + max(i for i, name in enumerate(inputs) if name in given)]
+
+
+def turned_heads(w: BodyWriter, attributes: Mapping[str, Any], given: Collection[str]) -> tuple[str, str, str]:
+    """Values q [B,H,S,dh], k, v [B,Hkv,S,dh] of the input qkv, with the norms that are among ``given``, rotated."""
+    heads, kv_heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
     # [B,S,(H+2Hkv)*dh] -> [B,S,H+2Hkv,dh] -> heads first, then split by head.
     packed = w.node(
         "Transpose", [w.node("Reshape", ["qkv", w.ints(0, 0, heads + 2 * kv_heads, -1)])], perm=[0, 2, 1, 3]
     )
     q, k, v = w.node("Split", [packed, w.ints(heads, kv_heads, kv_heads)], outputs=3, axis=1)
-    if normed:
+    if "q_norm" in given:
         epsilon = float(attributes.get("epsilon", 1e-6))
         q = w.node("RMSNormalization", [q, "q_norm"], axis=-1, epsilon=epsilon)
         k = w.node("RMSNormalization", [k, "k_norm"], axis=-1, epsilon=epsilon)
     rotary = int(attributes.get("rotary_dim", 0))
     q = w.node("RotaryEmbedding", [q, "cos", "sin"], rotary_embedding_dim=rotary)
     k = w.node("RotaryEmbedding", [k, "cos", "sin"], rotary_embedding_dim=rotary)
-    w.node("TensorScatter", ["past_k", k, "past_len"], outputs=["present_k"], axis=2)
-    w.node("TensorScatter", ["past_v", v, "past_len"], outputs=["present_v"], axis=2)
-    listed = len(present) > 8 and present[8]
-    seen = _named_rows(w, window) if listed else _rows_before(w, window)
-    mixed = w.node("Attention", [q, "present_k", "present_v", seen], is_causal=0, scale=float(attributes["scale"]))
+    return q, k, v
+
+
+def mixed_values(
+    w: BodyWriter, attributes: Mapping[str, Any], given: Collection[str], q: str, keys: str, values: str
+) -> str:
+    """Attention [B,H,S,dh] of q over the caches ``keys`` and ``values`` [B,Hkv,C,dh], with the mask of what each row sees."""
+    window = int(attributes.get("window", 0))
+    seen = _named_rows(w, window) if "visible" in given else _rows_before(w, window)
+    return w.node("Attention", [q, keys, values, seen], is_causal=0, scale=float(attributes["scale"]))  # type: ignore[return-value]
+
+
+def side_by_side(w: BodyWriter, mixed: str) -> None:
+    """The output y [B,S,H*dh] of heads [B,H,S,dh]."""
     w.node("Reshape", [w.node("Transpose", [mixed], perm=[0, 2, 1, 3]), w.ints(0, 0, -1)], outputs=["y"])
-    names = [a.name for a in OPERATOR.attributes]
-    inputs = INPUTS if listed else INPUTS[:8] if normed else INPUTS[:6]
-    return w.function(inputs, ["y", "present_k", "present_v"], names)
 
 
 def _rows_before(w: BodyWriter, window: int) -> str:

@@ -1,0 +1,1 @@
+"""QuantizedCachedAttention: CachedAttention over a cache of int8 codes with one scale per head and feature."""
