@@ -144,7 +144,11 @@ def quantize_command(
         return
     if images is not None:
         raise RequestError(found_wanted("--images", "given", "absent for a model that decodes tokens", "leave it out"))
-    options = Options(weights, block, embedding, head, symmetric, rounding or "nearest")
+    if limit is not None and (_given("weights") or _given("head")):
+        what = "weights" if _given("weights") else "head"
+        found = repr(click.get_current_context().params[what])
+        raise RequestError(found_wanted(f"--{what}", found, "absent with --budget, which chooses", "leave it out"))
+    options = Options(weights, block, embedding, head, symmetric, rounding or "nearest", limit)
     with progress_bar() as progress:
         result = quantize(
             bundle, out, options, text=text, calibration=calibration, measure=not no_measure, progress=progress
@@ -160,6 +164,8 @@ def _report(result: QuantizeResult) -> str:
         f"{'':<18}{'source':>12}{'quantised':>12}",
         f"{'graph, MB':<18}{result.source_bytes / 1e6:>12.1f}{result.bytes / 1e6:>12.1f}",
     ]
+    if result.search is not None:
+        lines += ["", *_candidates(result.search)]
     if loss is None:
         return "\n".join([*lines, "loss not measured (--no-measure)"])
     for field in ("perplexity", "bits_per_byte"):

@@ -70,9 +70,11 @@ def open_session(graph: Path, threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Without VNNI the quick int8 product of x86 saturates in 16 bits: the same codes would give other results there.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
+        # Without VNNI the quick int8 product of x86 saturates in 16 bits: the same codes would give other results there. ONNX Runtime's way
+        # around it breaks weights in blocks, which need none: they are multiplied by another kernel.
+        if b"block_size" not in graph.read_bytes():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise BundleError(

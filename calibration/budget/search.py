@@ -71,14 +71,14 @@ def search(
     most = fixed + sum(max(i.costs.values()) for i in items)
     if budget < least:
         raise RequestError(
-            found_wanted("--budget", _mb(budget), f"at least {_mb(least)}, all layers at 4 bits", "give more")
+            found_wanted("--budget", _mb(budget), f"at least {_mb(least)}, the smallest choice", "give more")
         )
     if budget >= most:
         raise RequestError(
             found_wanted(
                 "--budget",
                 _mb(budget),
-                f"below {_mb(most)}, what float weights take",
+                f"below {_mb(most)}, where nothing is rounded",
                 "nothing to do: keep the source, or give less",
             )
         )

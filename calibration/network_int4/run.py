@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,7 @@ from ...export.onnx_import.build import record, write_network
 from ...runtime.bundle import Bundle, BundleWriter
 from ...runtime.network import Network, open_network, open_session
 from ...runtime.network_tensors import NETWORK
-from ..budget import Found
-from ..budget.sizes import stored, stored_blocks
+from ..budget import Found, Item
 from ..evaluate_network import NetworkEvaluation, compare_networks
 from ..network_data import Samples, samples_of
 from ..network_kl import kind_of
@@ -166,29 +166,19 @@ class _Job:
         kind = self._kind(samples)
         one = Search(self.model, self.folder, self.weights, rounder, self._options, samples, kind, self._progress)
         self.alone = one.alone
-        return one.within(self._options.budget, self.fixed_bytes())
+        return one.within(self._options.budget, self._fixed_bytes(rounder, one.items()))
 
     def _kind(self, samples: Samples) -> str:
         first = results(open_in_memory(self.model, self.folder), [next(iter(samples))[1]])
         return kind_of(first, text="image" not in self._manifest["model"])
 
-    def fixed_bytes(self) -> int:
+    def _fixed_bytes(self, rounder: Rounder, items: list[Item]) -> int:
         """Of graph and weights, what does not depend on the widths."""
-        names = {w.name for w in self.weights} | set(self.tables)
-        graph = onnx.ModelProto()
-        graph.CopyFrom(self.model)
-        rest = 0
-        for tensor in graph.graph.initializer:
-            width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            size = int(np.prod(tensor.dims)) * width
-            if tensor.name in self.tables:
-                rows, columns = tensor.dims
-                rest += stored_blocks(rows, columns, 8, columns, symmetric=True)
-            elif tensor.name not in names:
-                rest += stored(size)
-        del graph.graph.initializer[:]
-        # DequantizeLinear nodes with their names come to a few hundred bytes a weight.
-        return rest + graph.ByteSize() + 512 * (len(self.weights) + len(self.tables))
+        least = self.rewritten(rounder, dict.fromkeys((w.name for w in self.weights), "int4"))
+        with tempfile.TemporaryDirectory(prefix="farthing-budget-") as folder:
+            write_network(least, self.folder, Path(folder))
+            size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        return size - sum(item.costs["int4"] for item in items)
 
     def rewritten(self, rounder: Rounder, widths: dict[str, str]) -> onnx.ModelProto:
         """The graph with every weight at its width."""

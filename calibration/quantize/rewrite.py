@@ -22,10 +22,12 @@ from ...export.graph import Progress, no_progress
 from ...export.graph.external_data import ExternalData
 from ...plugins import DOMAIN, operator
 from ...runtime import tensors as names
-from .blocks import pack_nibbles, round_blocks
+from .blocks import Blocks, pack_nibbles, round_blocks
+from .folding import ScaledTensors
 from .gptq import round_gptq
 from .moments import InputMoments
 from .options import BITS, SMALL_FLOATS, Options
+from .plan import HEAD, LayerPlan
 from .small_floats import FP4_BLOCK, round_fp8, round_nvfp4
 from .tensors import FLOATS, SourceTensors, TargetTensors
 
@@ -64,9 +66,11 @@ def rewrite_decoder(
     moments: InputMoments | None = None,
     stand_in: bool = False,
     lender: TargetTensors | None = None,
+    plan: LayerPlan | None = None,
     progress: Progress = no_progress,
 ) -> Rewritten:
-    """Quantise the graph in file ``source`` into ``folder`` under the same file name. ``moments`` of its inputs: for rounding by GPTQ.
+    """Quantise the graph in file ``source`` into ``folder`` under the same file name. ``moments`` of its inputs: for rounding by GPTQ. ``plan``:
+    what is decided of single matrices.
 
     ``stand_in``: write nvfp4 weights as the float32 numbers they stand for, since ONNX Runtime has no 4-bit floats. ``lender``: the tensors of
     a graph of the same weights that was rewritten into ``folder`` before.
@@ -77,7 +81,7 @@ def rewrite_decoder(
     model = onnx.load(str(source), load_external_data=False)
     with ExternalData(folder / f"{source.name}.data") as data:
         target = TargetTensors(data, lender)
-        rewriter = _Rewriter(source, model, target, options, moments, progress)
+        rewriter = _Rewriter(source, model, target, options, moments, progress, plan)
         rewriter.stand_in = stand_in
         rewriter.run()
         path = folder / source.name
@@ -94,11 +98,14 @@ class _Rewriter:
         options: Options,
         moments: InputMoments | None,
         progress: Progress,
+        plan: LayerPlan | None = None,
     ) -> None:
         self._moments = moments
+        self.plan = plan or LayerPlan()
         self.stand_in = False
         self.path, self.model, self.target, self.options = path, model, target, options
-        self.source = SourceTensors(path, model)
+        factors = self.plan.factors
+        self.source = SourceTensors(path, model) if factors is None else ScaledTensors(path, model, factors)
         self.nodes: list[onnx.NodeProto] = []
         self._made: set[str] = set()
         self.quantized = self.kept = 0
@@ -141,6 +148,7 @@ class _Rewriter:
         x, weight, *bias = node.input
         is_head = node.output[0] == names.LOGITS
         kind = self.options.head if is_head else self.options.weights
+        kind = self.plan.widths.get(HEAD if is_head else weight, kind)
         y = node.output[0]
         if kind in FLOATS:
             copy = onnx.NodeProto()
@@ -154,7 +162,7 @@ class _Rewriter:
             dense = self._fp8(weight) if kind == "fp8" else self._nvfp4(weight)
             self._node("MatMul", [x, dense], [product])
         else:
-            codes = self._quantized("head.weight" if is_head else weight, weight, BITS[kind], None if is_head else x)
+            codes = self._quantized(HEAD if is_head else weight, weight, BITS[kind], None if is_head else x)
             self._node("QuantizedLinear", [x, *codes], [product], domain=DOMAIN, block_size=self.options.block)
             if len(codes) == len(_CODED):
                 self.nodes[-1].overload = _SYMMETRIC
@@ -168,11 +176,15 @@ class _Rewriter:
         parts = [name + suffix for suffix in (_CODED if symmetric else (*_CODED, ".zeros"))]
         if parts[0] in self.target:
             return parts
-        matrix = self._matrix(weight)
-        if self._moments is None or x is None:
-            blocks = round_blocks(matrix, bits, block, symmetric=symmetric)
-        else:
-            blocks = round_gptq(matrix, self._moments.of(x), bits, block, symmetric=symmetric)
+
+        def rounded() -> Blocks:
+            matrix = self._matrix(weight)
+            if self._moments is None or x is None:
+                return round_blocks(matrix, bits, block, symmetric=symmetric)
+            moments = self.plan.moments(weight, self._moments.of(x))
+            return round_gptq(matrix, moments, bits, block, symmetric=symmetric)
+
+        blocks = self.plan.blocks(name, bits, rounded)
 
         def add(to: str, codes: np.ndarray) -> None:
             turned = np.ascontiguousarray(codes.T)

@@ -18,17 +18,21 @@ from ...export.vectors import record_decoder
 from ...export.vectors.judge import record_judge
 from ...runtime.bundle import Bundle, BundleWriter, open_bundle
 from ...runtime.plain_feeds import plain_feeds
-from ...runtime.tensors import DECODER, VISUAL_STEP
+from ...runtime.tensors import DECODER, PAST_K, PAST_V, PRESENT_K, PRESENT_V, VISUAL_STEP
 from ..quality import compare, read_text
+from .cache import CacheScales, code_cache, find_scales
 from .moments import InputMoments, calibration_text
 from .options import BITS, SMALL_FLOATS, Options
+from .prepare import Prepared, prepare, reads_text
 from .rewrite import Rewritten, rewrite_decoder
 from .small_floats import FP4_BLOCK
+
+_CACHES = tuple(n.format("") for n in (PAST_K, PAST_V, PRESENT_K, PRESENT_V))
 
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """What was written. Bytes are those of graph and weights; ``loss`` is None if it was not measured."""
+    """What was written. Bytes are those of graph and weights, and those that a token takes in the cache; ``loss`` is None if it was not measured."""
 
     path: Path
     options: Options
@@ -38,6 +42,10 @@ class QuantizeResult:
     kept: int
     seconds: float
     loss: dict[str, Any] | None
+    source_cache_bytes: int
+    cache_bytes: int
+    search: dict[str, Any] | None = None
+    """With a budget: as the manifest has it."""
 
     def as_json(self) -> dict[str, Any]:
         """The fields as plain data."""
@@ -57,7 +65,7 @@ def quantize(
 ) -> QuantizeResult:
     """Write the bundle ``bundle`` with quantised weights to ``out``.
 
-    ``calibration`` is the text that rounding by ``gptq`` reads (default: parts of Python's own library); ``text`` is the file on which perplexity and KL divergence against the source are measured (default: see
+    ``calibration`` is the text that rounding by ``gptq`` and the scales of a cache in int8 read (default: parts of Python's own library); ``text`` is the file on which perplexity and KL divergence against the source are measured (default: see
     `farthing.calibration.quality`); ``measure`` False leaves that out. Nothing is left at ``out`` on failure.
     Raises RequestError (options, ``out`` in use, a source that is quantised already) and BundleError.
     """
@@ -84,16 +92,31 @@ def quantize(
                 "quantize the bundle that `farthing export` made",
             )
         )
-    options = options.checked(has["embedding"])
+    options = options.checked(has["embedding"], has["weights"], has["head"])
+    if options.kv != "float32":
+        _check_cache(source)
     document = read_text(text) if measure else None
-    if calibration is not None and options.rounding != "gptq":
-        raise RequestError(found_wanted("--calibration", "given", "absent without --rounding gptq", "leave it out"))
-    read = calibration_text(calibration) if options.rounding == "gptq" else None
+    coded = options.kv != "float32"
+    if calibration is not None and not reads_text(options) and not coded:
+        raise RequestError(
+            found_wanted(
+                "--calibration", "given", "absent without --rounding gptq, awq, --budget or --kv int8", "leave it out"
+            )
+        )
+    read = calibration_text(calibration) if reads_text(options) or coded else None
     with writer:
         graphs = writer.path / "graphs"
         graphs.mkdir()
-        moments = None if read is None else InputMoments(source, read, progress=progress)
-        written = rewrite_decoder(source.graph(DECODER), graphs, options, moments=moments, progress=progress)
+        moments = InputMoments(source, read, progress=progress) if read and reads_text(options) else None
+        prepared = prepare(source, options, moments, progress)
+        written = rewrite_decoder(
+            source.graph(DECODER),
+            graphs,
+            options,
+            moments=moments if options.rounding.endswith("gptq") else None,
+            plan=prepared.plan,
+            progress=progress,
+        )
         _check_onnx(graphs / written.file)
         others = _other_graphs(source, graphs, options, written)
         _copy_rest(source, writer.path)
@@ -103,24 +126,53 @@ def quantize(
             if options.weights == "nvfp4":
                 runs = Path(folder) / written.file
                 rewrite_decoder(source.graph(DECODER), Path(folder), options, stand_in=True, progress=progress)
-            _record_again(source, runs, writer.path, progress)
+            cache = None
+            if coded and read is not None:
+                cache = find_scales(source, read, options.kv_scales, graph=runs, progress=progress)
+                for file in {runs, graphs / written.file}:
+                    code_cache(file, cache)
+                _check_onnx(graphs / written.file)
+            _record_again(source, runs, writer.path, options, progress)
             if "vision" in source.manifest:
                 _record_images_again(source, writer.path, options, progress)
             if document:
-                loss = compare(source, source.graph(DECODER), runs, document, progress=progress)
+                kv = {**source.manifest["kv"], "dtype": options.kv}
+                loss = compare(source, source.graph(DECODER), runs, document, changed_kv=kv, progress=progress)
         progress("hashing", 0, 1)
-        path = writer.commit(_manifest(source, written, others, options, moments, loss))
+        path = writer.commit(_manifest(source, written, others, options, moments, cache, loss, prepared))
         progress("hashing", 1, 1)
+    made = open_bundle(path, hashes=False)
     return QuantizeResult(
         path=path,
         options=options,
         source_bytes=source.weight_bytes,
-        bytes=open_bundle(path, hashes=False).weight_bytes,
+        bytes=made.weight_bytes,
         quantized=written.quantized,
         kept=written.kept,
         seconds=round(time.perf_counter() - start, 3),
         loss=loss,
+        source_cache_bytes=source.kv_bytes(1),
+        cache_bytes=made.kv_bytes(1),
+        search=prepared.said.get("budget"),
     )
+
+
+def _check_cache(source: Bundle) -> None:
+    """Raises RequestError for bundles whose cache cannot become int8."""
+    dtype = source.manifest["kv"]["dtype"]
+    if dtype != "float32":
+        raise RequestError(
+            found_wanted(f"cache of {source.path}", f"{dtype} already", "float32", "quantize the bundle it was made of")
+        )
+    if "vision" in source.manifest:
+        raise RequestError(
+            found_wanted(
+                f"--kv of {source.path}",
+                "int8 for a bundle that reads images",
+                "float32: passes of image rows write the same cache, and no scales were found on images",
+                "leave --kv out",
+            )
+        )
 
 
 def _other_graphs(source: Bundle, folder: Path, options: Options, decoder: Rewritten) -> dict[str, Any]:
@@ -172,7 +224,7 @@ def _copy_rest(source: Bundle, folder: Path) -> None:
         shutil.copyfile(source.file(relative), target)
 
 
-def _record_again(source: Bundle, graph: Path, folder: Path, progress: Progress) -> None:
+def _record_again(source: Bundle, graph: Path, folder: Path, options: Options, progress: Progress) -> None:
     """The source's prompts, answered by the new graph as ONNX defines it: float arithmetic on the dequantised weights."""
     prompts = [case["prompt_ids"] for case in json.loads(source.text(source.manifest["vectors"]))["cases"]]
     config: Any = SimpleNamespace(**source.manifest["kv"])
@@ -181,13 +233,14 @@ def _record_again(source: Bundle, graph: Path, folder: Path, progress: Progress)
         config,
         prompts,
         more=lambda batch, rows: plain_feeds(source.step_inputs, batch, rows),
+        cache_dtype=options.kv,
         progress=progress,
     )
     path = folder / source.manifest["vectors"]
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = recording.as_json()
     if "judge" in source.manifest:
-        content["judge"] = record_judge(graph, config, prompts).as_json()
+        content["judge"] = record_judge(graph, config, prompts, cache_dtype=options.kv).as_json()
     path.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -197,7 +250,9 @@ def _manifest(
     others: dict[str, Any],
     options: Options,
     moments: InputMoments | None,
+    cache: CacheScales | None,
     loss: dict[str, Any] | None,
+    prepared: Prepared,
 ) -> dict[str, Any]:
     old = source.manifest
     kept = {k: v for k, v in old.items() if k not in ("format", "format_version", "files")}
@@ -206,13 +261,23 @@ def _manifest(
         "weights": options.weights,
         "embedding": options.embedding,
         "head": options.head,
-        "block": FP4_BLOCK if options.weights == "nvfp4" else options.block,
-        "symmetric": options.weights in SMALL_FLOATS or options.is_symmetric(BITS[options.weights]),
     }
+    if options.weights in SMALL_FLOATS:
+        quantization |= {"block": FP4_BLOCK if options.weights == "nvfp4" else options.block, "symmetric": True}
+    elif bits := BITS.get(options.weights) or BITS.get(options.head):
+        quantization |= {"block": options.block, "symmetric": options.is_symmetric(bits)}
     if moments:
-        quantization["rounding"] = options.rounding
+        if options.rounding != "nearest":
+            quantization["rounding"] = options.rounding
+        quantization |= prepared.said
         read = moments.text
         quantization["calibration"] = {"name": read.name, "sha256": read.sha256, "tokens": len(moments.ids)}
+    if cache:
+        about = {"name": cache.text.name, "sha256": cache.text.sha256, "tokens": cache.tokens}
+        quantization["kv"] = {"dtype": options.kv, "scales": cache.how, "calibration": about}
+        kept["kv"] = {**kept["kv"], "dtype": options.kv}
+        for side in ("inputs", "outputs"):
+            graph[side] = [{**t, "dtype": options.kv} if t["name"].startswith(_CACHES) else t for t in graph[side]]
     if loss:
         quantization["loss"] = loss
     if "judge" in kept:
