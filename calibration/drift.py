@@ -18,6 +18,7 @@ from ..errors import BundleError, CheckpointError, MissingDependencyError, found
 from ..plugins import library_path
 from ..runtime import tensors as names
 from ..runtime.bundle import Bundle
+from ..runtime.cache_dtype import empty_cache
 from ..runtime.plain_feeds import places, plain_feeds
 from ..runtime.verify import check_tolerance, is_integer, open_session, read_cases, session_options
 
@@ -156,7 +157,7 @@ def _run(session: Any, bundle: Bundle, sequences: Sequence[list[int]]) -> list[l
     results = []
     for sequence in sequences:
         rows = np.arange(len(sequence), dtype=np.int64)[None]
-        empty = np.zeros((1, kv["kv_heads"], len(sequence), kv["head_dim"]), np.float32)
+        empty = empty_cache(kv, len(sequence))
         pasts = {n.format(i): empty for i in range(kv["layers"]) for n in (names.PAST_K, names.PAST_V)}
         feeds = {
             names.INPUT_IDS: np.array([sequence], np.int64),

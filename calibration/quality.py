@@ -21,6 +21,7 @@ from ..export.graph import Progress, no_progress
 from ..plugins import library_path
 from ..runtime import tensors as names
 from ..runtime.bundle import Bundle
+from ..runtime.cache_dtype import empty_cache
 from ..runtime.plain_feeds import places, plain_feeds
 
 TOKENS = 2048
@@ -122,14 +123,19 @@ class Stream:
         layers = range(kv["layers"])
         self._pasts = [n.format(i) for i in layers for n in (names.PAST_K, names.PAST_V)]
         self._outputs = [names.LOGITS, *(n.format(i) for i in layers for n in (names.PRESENT_K, names.PRESENT_V))]
-        self._shape = (1, kv["kv_heads"], WINDOW, kv["head_dim"])
+        self._kv = kv
         self._inputs = [i.name for i in self._session.get_inputs()]
         self.reset()
 
     def reset(self) -> None:
         """Empty the cache."""
-        self._cache = [np.zeros(self._shape, np.float32) for _ in self._pasts]
+        self._cache = [empty_cache(self._kv, WINDOW) for _ in self._pasts]
         self._past = 0
+
+    @property
+    def cache(self) -> list[np.ndarray]:
+        """Keys, values of layer 0, 1, ...: [1,Hkv,WINDOW,dh], filled as far as was fed."""
+        return self._cache
 
     def feed(self, ids: list[int]) -> np.ndarray:
         """Log-probabilities of what follows each id: float32 [len(ids), V]."""
@@ -231,16 +237,17 @@ def compare(
     text: Text,
     *,
     tokens: int = TOKENS,
+    changed_kv: dict[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Read ``text`` with both graphs; ``bundle`` gives tokenizer and cache geometry.
+    """Read ``text`` with both graphs; ``bundle`` gives tokenizer and cache geometry, ``changed_kv`` that of the changed graph where it is another.
 
     Returns what a manifest records as ``loss``: of the source and of the changed graph ``perplexity`` and ``bits_per_byte``;
     ``kl`` and ``kl_max``, mean and largest KL(source || changed) in nats per token; ``same_top``, the share of positions with the
     same likeliest token; the text by name and hash.
     """
     kv = bundle.manifest["kv"]
-    found = measure(bundle, ((reference, kv), (changed, kv)), text, tokens=tokens, progress=progress)
+    found = measure(bundle, ((reference, kv), (changed, changed_kv or kv)), text, tokens=tokens, progress=progress)
     nll, count = found.nll.sum(1), found.nll.shape[1]
     return {
         "text": {

@@ -111,7 +111,7 @@ def bounds(bundle: Bundle, costs: list[tuple[int, int, float]], peaks: Peaks) ->
     made = []
     for rows, past, seconds in costs:
         slots = past + (rows + 1) / 2  # that a row sees, in the mean
-        cache = 0 if kv is None else 2 * 4 * kv["layers"] * kv["kv_heads"] * kv["head_dim"] * (past + rows)
+        cache = 0 if kv is None else bundle.kv_bytes(past + rows)
         mixing = 0.0 if kv is None else 4.0 * kv["layers"] * bundle.manifest["model"]["hidden_size"] * slots * rows
         flop = 2.0 * (every_row * rows + last_row) + mixing
         reading, computing = (weights + cache) / peaks.bandwidth, flop / peaks.flops

@@ -29,6 +29,8 @@ Examples:
   farthing quantize smollm2 --out for-tensorrt --symmetric
   farthing quantize smollm2 --out for-thor --weights nvfp4
   farthing quantize smollm2 --out better --rounding gptq --calibration my-domain.txt
+  farthing quantize smollm2 --out long-texts --kv int8
+  farthing quantize smollm2 --out cache-alone --weights same --kv int8
   farthing quantize minilm --out minilm-int8 --text my-domain.txt
   farthing quantize efficientnet --out efficientnet-int8 --images my-pictures
 
@@ -58,13 +60,13 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
     "--weights",
     default="int4",
     show_default=True,
-    help="Matrices of the layers: int4 or int8; fp8 or nvfp4 for TensorRT.",
+    help="Matrices of the layers: int4 or int8; fp8 or nvfp4 for TensorRT; same as the source, and then head and embedding, too.",
 )
 @click.option("--block", default=32, show_default=True, help="Inputs that share a scale: 16, 32, 64, 128 or 256.")
 @click.option(
     "--embedding", default="float16", show_default=True, help="float32, float16, int8, or same as the source."
 )
-@click.option("--head", default="int8", show_default=True, help="int4, int8, float16 or float32.")
+@click.option("--head", default="int8", show_default=True, help="int4, int8, float16, float32, or same.")
 @click.option(
     "--symmetric/--asymmetric",
     default=None,
@@ -81,9 +83,21 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
     help="Each matrix gets int4, int8 or float, so that graph and weights take at most so many MB and lose least.",
 )
 @click.option(
+    "--kv",
+    default="float32",
+    show_default=True,
+    help="Keys and values in the cache: float32, or int8, a quarter of it.",
+)
+@click.option(
+    "--kv-scales",
+    default="range",
+    show_default=True,
+    help="With --kv int8: scales by the range of the numbers on a text, or mse, for the least square error.",
+)
+@click.option(
     "--calibration",
     type=click.Path(),
-    help="With gptq, awq, --budget: the text, UTF-8.  [default: other parts of Python's library]",
+    help="With gptq, awq, --budget, --kv int8: the text, UTF-8.  [default: other parts of Python's library]",
 )
 @click.option("--text", type=click.Path(), help="Text to measure on, UTF-8.  [default: Python's own library]")
 @click.option("--no-measure", is_flag=True, help="Do not measure the loss.")
@@ -118,6 +132,8 @@ def quantize_command(
     symmetric: bool | None,
     rounding: str | None,
     budget: float | None,
+    kv: str,
+    kv_scales: str,
     calibration: str | None,
     text: str | None,
     no_measure: bool,
@@ -148,7 +164,12 @@ def quantize_command(
         what = "weights" if _given("weights") else "head"
         found = repr(click.get_current_context().params[what])
         raise RequestError(found_wanted(f"--{what}", found, "absent with --budget, which chooses", "leave it out"))
-    options = Options(weights, block, embedding, head, symmetric, rounding or "nearest", limit)
+    if _given("kv_scales") and kv != "int8":
+        raise RequestError(found_wanted("--kv-scales", repr(kv_scales), "absent without --kv int8", "leave it out"))
+    if weights == "same":
+        embedding = embedding if _given("embedding") else "same"
+        head = head if _given("head") else "same"
+    options = Options(weights, block, embedding, head, symmetric, rounding or "nearest", limit, kv, kv_scales)
     with progress_bar() as progress:
         result = quantize(
             bundle, out, options, text=text, calibration=calibration, measure=not no_measure, progress=progress
@@ -164,6 +185,8 @@ def _report(result: QuantizeResult) -> str:
         f"{'':<18}{'source':>12}{'quantised':>12}",
         f"{'graph, MB':<18}{result.source_bytes / 1e6:>12.1f}{result.bytes / 1e6:>12.1f}",
     ]
+    if o.kv != "float32":
+        lines.append(f"{'cache, bytes/token':<18}{result.source_cache_bytes:>12,}{result.cache_bytes:>12,}")
     if result.search is not None:
         lines += ["", *_candidates(result.search)]
     if loss is None:
@@ -183,6 +206,8 @@ def _report(result: QuantizeResult) -> str:
 
 
 def _blocks(options: Options) -> str:
+    if options.weights in ("float32", "float16"):
+        return "weights"
     if options.weights == "fp8":
         return "with a scale for each output"
     if options.weights == "nvfp4":
@@ -206,7 +231,7 @@ def _quantize_weights(
     from .export import progress_bar
 
     given = click.get_current_context().params
-    for name in ("head", "no_measure", "ranges", "smooth", "keep"):
+    for name in ("head", "kv", "kv_scales", "no_measure", "ranges", "smooth", "keep"):
         if _given(name):
             raise RequestError(
                 found_wanted(
@@ -273,7 +298,7 @@ def _quantize_network(
     from .export import progress_bar
 
     context = click.get_current_context()
-    decoders = ("weights", "block", "embedding", "head", "symmetric", "rounding", "no_measure")
+    decoders = ("weights", "kv", "kv_scales", "block", "embedding", "head", "symmetric", "rounding", "no_measure")
     for name in decoders:
         given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
         if given and not (name == "weights" and context.params[name] == "int8"):

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import image_tensors
 from . import tensors as names
+from .cache_dtype import empty_cache
 from .drawing.orders import order_of
 from .drawing.uniforms import uniforms
 from .plain_feeds import causal_rows
@@ -50,10 +51,9 @@ class CodeWalk:
         self._offset = int(manifest["model"]["max_positions"]) - sum(len(t.positions) for t in self.order.turns)
         kv = manifest["kv"]
         slots = rows + sum(len(t.positions) for t in self.order.turns)
-        shape = (len(conditions), kv["kv_heads"], slots, kv["head_dim"])
         past = [n.format(i) for i in range(kv["layers"]) for n in (names.PAST_K, names.PAST_V)]
         self._present = {n.replace("past", "present", 1): n for n in past}
-        self._caches = {n: np.zeros(shape, np.float32) for n in past}
+        self._caches = {n: empty_cache(kv, slots, len(conditions)) for n in past}
         self._past, self._turn = 0, 0
         self.made: dict[str, np.ndarray] = {}
         """Outputs of the last pass but the caches."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import tensors as names
+from .cache_dtype import empty_cache
 
 
 class Memory(Protocol):
@@ -34,18 +35,16 @@ def memory_of(manifest: dict[str, Any], capacity: int, chunk: int) -> Memory:
 
 
 class KvMemory:
-    """Keys and values of all layers, float32 [Hkv,C,dh] each, written in place. Going back is free: slots are overwritten later."""
+    """Keys and values of all layers, [Hkv,C,dh] each in the dtype of the manifest, written in place. Going back is free: slots are overwritten later."""
 
     def __init__(self, kv: dict[str, Any], capacity: int) -> None:
-        shape = (kv["kv_heads"], capacity, kv["head_dim"])
-        # Zeros, not empty: a slot that is masked out must still hold numbers, since 0 x NaN is NaN.
-        self._caches = [np.zeros(shape, np.float32) for _ in range(2 * kv["layers"])]
+        self._caches = [empty_cache(kv, capacity)[0] for _ in range(2 * kv["layers"])]
 
     def bind(self, binding: Any, rows: int) -> None:
         """The same buffer as input and output."""
         for i, cache in enumerate(self._caches):
             past, present = ((names.PAST_K, names.PRESENT_K), (names.PAST_V, names.PRESENT_V))[i % 2]
-            place = ("cpu", 0, np.float32, (1, *cache.shape), cache.ctypes.data)
+            place = ("cpu", 0, cache.dtype, (1, *cache.shape), cache.ctypes.data)
             binding.bind_input(past.format(i // 2), *place)
             binding.bind_output(present.format(i // 2), *place)
 
@@ -57,7 +56,7 @@ class KvMemory:
         return length
 
     def parts(self, length: int) -> list[np.ndarray]:
-        """Keys, values of layer 0, 1, ...: float32 [Hkv,length,dh]."""
+        """Keys, values of layer 0, 1, ...: [Hkv,length,dh] as they are cached."""
         return [cache[:, :length] for cache in self._caches]
 
     def loaded(self, length: int) -> None:

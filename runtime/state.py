@@ -1,7 +1,7 @@
 """The file a sequence is saved to; `runtime/core/state_file.cc` reads and writes the same.
 
-Little-endian: header; int32 tokens [length]; per layer float32 keys [Hkv,length,dh], then values, or the rows [k-1,D] of a recurrent
-state; SHA-256 of all of it as 64 hex characters. Version 2, for sequences with images, is the native core's alone.
+Little-endian: header; int32 tokens [length]; per layer keys [Hkv,length,dh] as the bundle caches them (float32, or int8
+codes), then values, or the float32 rows [k-1,D] of a recurrent state; SHA-256 of all of it as 64 hex characters. Version 2, for sequences with images, is the native core's alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import BundleError, RequestError, found_wanted
 from .bundle import Bundle
+from .cache_dtype import cache_dtype
 
 _HEADER = struct.Struct("<8sq64sqqqq")
 """Magic, version, graph identity, layers, kv_heads and head_dim (of a state: rows and width), length."""
@@ -47,8 +48,14 @@ def _part_shapes(bundle: Bundle, length: int) -> list[tuple[int, ...]]:
     return [(first, second)] * layers if "state" in bundle.manifest else [(first, length, second)] * (2 * layers)
 
 
+def _dtype(bundle: Bundle) -> np.dtype:
+    """Of the parts, little-endian."""
+    own = np.dtype("float32") if "state" in bundle.manifest else cache_dtype(bundle.manifest["kv"])
+    return own.newbyteorder("<")
+
+
 def save_state(path: Path, bundle: Bundle, tokens: list[int], parts: list[np.ndarray]) -> None:
-    """Write ``tokens`` and ``parts`` (float32; keys, values of layer 0, 1, ... [Hkv,length,dh], or states [rows,width]).
+    """Write ``tokens`` and ``parts`` (keys, values of layer 0, 1, ... [Hkv,length,dh] as they are cached, or float32 states [rows,width]).
 
     Written beside ``path`` and renamed, so an older file survives a full disk. Raises RequestError.
     """
@@ -62,7 +69,7 @@ def save_state(path: Path, bundle: Bundle, tokens: list[int], parts: list[np.nda
                 digest.update(part)
                 stream.write(part)
             for array in parts:
-                part = np.ascontiguousarray(array, "<f4").tobytes()
+                part = np.ascontiguousarray(array, _dtype(bundle)).tobytes()
                 digest.update(part)
                 stream.write(part)
             stream.write(digest.hexdigest().encode())
@@ -76,7 +83,7 @@ def save_state(path: Path, bundle: Bundle, tokens: list[int], parts: list[np.nda
 
 
 def load_state(path: Path, bundle: Bundle, capacity: int, vocab_size: int) -> tuple[list[int], list[np.ndarray]]:
-    """(tokens, float32 parts as `save_state` takes them) of a saved file, after all checks.
+    """(tokens, parts as `save_state` takes them) of a saved file, after all checks.
 
     Raises RequestError (no such file, longer than ``capacity``) and BundleError (another model, truncated, edited).
     """
@@ -120,8 +127,8 @@ def _load(
         raise RequestError(
             found_wanted(f"length of {path}", length, f"0 to {capacity}", "open the bundle with a longer context")
         )
-    shapes = _part_shapes(bundle, length)
-    body = _HEADER.size + 4 * length + sum(4 * math.prod(shape) for shape in shapes)
+    shapes, dtype = _part_shapes(bundle, length), _dtype(bundle)
+    body = _HEADER.size + 4 * length + sum(dtype.itemsize * math.prod(shape) for shape in shapes)
     size = path.stat().st_size
     if size != body + _DIGEST:
         raise _damaged(f"size of {path}", f"{size} bytes", f"{body + _DIGEST} bytes")
@@ -130,7 +137,10 @@ def _load(
     tokens = np.frombuffer(stream.read(4 * length), "<i4").tolist()
     if any(not 0 <= token < vocab_size for token in tokens):
         raise _damaged(f"tokens of {path}", "out of range", f"ids below {vocab_size}")
-    return tokens, [np.frombuffer(stream.read(4 * math.prod(shape)), "<f4").reshape(shape) for shape in shapes]
+    sizes = (dtype.itemsize * math.prod(shape) for shape in shapes)
+    return tokens, [
+        np.frombuffer(stream.read(size), dtype).reshape(shape) for size, shape in zip(sizes, shapes, strict=True)
+    ]
 
 
 def _check_digest(path: Path, stream: BinaryIO, body: int) -> None:

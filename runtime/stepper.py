@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import tensors as names
+from .cache_dtype import empty_cache
 from .plain_feeds import places, plain_feeds
 
 
@@ -30,14 +31,14 @@ class Stepper:
             layers = range(self._state["layers"])
             self._inputs = [names.CONV_STATE.format(i) for i in layers]
             outputs = [names.CONV_WINDOW.format(i) for i in layers]
-            shape: tuple[int, ...] = (batch, self._state["rows"], self._state["width"])
+            shape = (batch, self._state["rows"], self._state["width"])
+            self._carried = [np.zeros(shape, np.float32) for _ in self._inputs]
         else:
             kv = manifest["kv"]
             layers = range(kv["layers"])
             self._inputs = [n.format(i) for i in layers for n in (names.PAST_K, names.PAST_V)]
             outputs = [n.format(i) for i in layers for n in (names.PRESENT_K, names.PRESENT_V)]
-            shape = (batch, kv["kv_heads"], slots, kv["head_dim"])
-        self._carried = [np.zeros(shape, np.float32) for _ in self._inputs]
+            self._carried = [empty_cache(kv, slots, batch) for _ in self._inputs]
         self._outputs = [names.LOGITS, *outputs]
 
     def step(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:

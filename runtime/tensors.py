@@ -26,16 +26,16 @@ LOGITS = "logits"
 """float32 [B,R,V]."""
 
 PAST_K = "past_k.{}"
-"""float32 [B,Hkv,C,dh]: key cache of layer {}, already rotated."""
+"""float32 or int8 [B,Hkv,C,dh]: key cache of layer {}, already rotated."""
 
 PAST_V = "past_v.{}"
-"""float32 [B,Hkv,C,dh]: value cache of layer {}."""
+"""float32 or int8 [B,Hkv,C,dh]: value cache of layer {}."""
 
 PRESENT_K = "present_k.{}"
-"""float32 [B,Hkv,C,dh]: the same cache after the write; bind it to the buffer of past_k."""
+"""float32 or int8 [B,Hkv,C,dh]: the same cache after the write; bind it to the buffer of past_k."""
 
 PRESENT_V = "present_v.{}"
-"""float32 [B,Hkv,C,dh]: the same cache after the write; bind it to the buffer of past_v."""
+"""float32 or int8 [B,Hkv,C,dh]: the same cache after the write; bind it to the buffer of past_v."""
 
 CONV_STATE = "conv_state.{}"
 """float32 [B,k-1,D]: rows of layer {} before this pass, after its first norm; zeros at the start. k taps of the convolution."""

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import BundleError, found_wanted
 from . import tensors as names
 from .bundle import Bundle
+from .cache_dtype import empty_cache
 from .mask_feeds import causal_feeds, mask_feeds
 
 CHANCE_TOLERANCE = 2e-3
@@ -97,8 +98,7 @@ def _latents(bundle: Bundle, step: Any, prompts: list[list[int]]) -> np.ndarray:
     layers = range(kv["layers"])
     pasts = [n.format(i) for i in layers for n in (names.PAST_K, names.PAST_V)]
     presents = [n.format(i) for i in layers for n in (names.PRESENT_K, names.PRESENT_V)]
-    shape = (batch, kv["kv_heads"], width + masks + 1, kv["head_dim"])
-    cache = [np.zeros(shape, np.float32) for _ in pasts]
+    cache = [empty_cache(kv, width + masks + 1, batch) for _ in pasts]
     if width:
         ids = np.zeros((batch, width), np.int64)
         for row, prompt in zip(ids, prompts, strict=True):

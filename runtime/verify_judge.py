@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import BundleError, found_wanted
 from . import tensors as names
 from .bundle import Bundle
+from .cache_dtype import empty_cache
 from .plain_feeds import plain_feeds
 
 JUDGE_TOLERANCE = 2e-3
@@ -42,7 +43,7 @@ def judge_failure(bundle: Bundle, session: Any, tolerance: float) -> str | None:
     allowed = max(JUDGE_TOLERANCE, 10 * tolerance)
     for number, (ids, good) in enumerate(read_judge(bundle)):
         rows = np.arange(len(ids), dtype=np.int64)[None]
-        empty = np.zeros((1, kv["kv_heads"], len(ids), kv["head_dim"]), np.float32)
+        empty = empty_cache(kv, len(ids))
         feeds = {
             names.INPUT_IDS: np.array([ids], np.int64),
             names.POSITIONS: rows,

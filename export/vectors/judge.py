@@ -34,13 +34,15 @@ class Verdicts:
         return [{"prompt_ids": p, "good": [decimal(x) for x in g]} for p, g in pairs]
 
 
-def record_judge(graph: Path, config: DecoderConfig, prompts: list[list[int]]) -> Verdicts:
+def record_judge(
+    graph: Path, config: DecoderConfig, prompts: list[list[int]], *, cache_dtype: str = "float32"
+) -> Verdicts:
     """Run every prompt of ``prompts`` through ``graph`` in one pass with all rows wanted. Raises MissingDependencyError."""
     session, good = open_graph(graph), []
     past = [n.format(i) for i in range(config.layers) for n in (names.PAST_K, names.PAST_V)]
     for prompt in prompts:
         rows = np.arange(len(prompt), dtype=np.int64)[None]
-        empty = np.zeros((1, config.kv_heads, len(prompt), config.head_dim), np.float32)
+        empty = np.zeros((1, config.kv_heads, len(prompt), config.head_dim), cache_dtype)
         feeds = {
             names.INPUT_IDS: np.array([prompt], np.int64),
             names.POSITIONS: rows,

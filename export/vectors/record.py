@@ -80,11 +80,12 @@ def record_decoder(
     prompts: list[list[int]],
     *,
     more: Callable[[int, int], dict[str, np.ndarray]] = no_more,
+    cache_dtype: str = "float32",
     progress: Progress = no_progress,
 ) -> Recording:
     """Continue ``prompts`` greedily by NEW_TOKENS ids with the graph in file ``graph``. Raises MissingDependencyError.
 
-    ``more`` (sequences, rows) gives the inputs of a pass that a plain decoder does not have.
+    ``more`` (sequences, rows) gives the inputs of a pass that a plain decoder does not have; ``cache_dtype`` is what the graph's cache is made of.
 
     All prompts run as one batch, so the weights are read 16 times and not 16 times per prompt. Shorter prompts are padded on the
     right: rows beyond a prompt write cache slots that the next step overwrites before anything sees them.
@@ -96,7 +97,7 @@ def record_decoder(
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
     shape = (batch, config.kv_heads, width + NEW_TOKENS, config.head_dim)
-    cache = [np.zeros(shape, np.float32) for _ in range(2 * config.layers)]
+    cache = [np.zeros(shape, cache_dtype) for _ in range(2 * config.layers)]
     past = [n.format(i) for i in range(config.layers) for n in (names.PAST_K, names.PAST_V)]
     wanted = [names.LOGITS, *(n.format(i) for i in range(config.layers) for n in (names.PRESENT_K, names.PRESENT_V))]
     past_len, rows = np.zeros(batch, np.int64), (lengths - 1)[:, None]

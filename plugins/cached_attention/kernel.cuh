@@ -1,16 +1,32 @@
-// CUDA kernels of farthing::CachedAttention. Untested on GPU; run on the CPU by plugins/cuda/harness.
+// CUDA kernels of farthing::CachedAttention and QuantizedCachedAttention. Untested on GPU; run on the CPU by plugins/cuda/harness.
 //
 // Two kernels. The first splits a row of qkv: queries are normed, rotated, scaled and kept as float in the workspace, keys
 // and values go to their cache slot. The second attends with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022)
 // over tiles of 64 keys. All query heads of one key/value head share its keys, so their rows are stacked, kStack of them in a
 // block: each key is read once per 8 stacked rows. A decode step of S = 1 reads 2 * Hkv * length * dh * sizeof(T) bytes of cache
-// once when H / Hkv <= 8, at 4 * H / Hkv FLOP a pair of numbers: bound by bandwidth. Keys are not split over blocks, so at
+// once when H / Hkv <= 8, at 4 * H / Hkv FLOP a pair of numbers: bound by bandwidth; with codes sizeof is 1. Keys are not split over blocks, so at
 // batch 1 only Hkv blocks work; splitting them is what is left to do for long contexts.
 #pragma once
+
+#include <type_traits>
 
 #include "../cuda/device.cuh"
 
 namespace farthing::cuda {
+
+// The cache is of C: T itself, or codes of 8 bits with a scale for each key/value head and feature. What a key's code is worth is
+// multiplied to the query, what a value's is worth to the result.
+using Code = std::int8_t;
+template <class C>
+inline constexpr bool kIsCode = std::is_same_v<C, Code>;
+
+__device__ __forceinline__ float to_float(Code x) { return static_cast<float>(x); }
+
+// The nearest code, ties to even, clipped to -128 .. 127; NaN becomes -128.
+__device__ __forceinline__ Code to_code(float steps) {
+  steps = steps > -128.0f ? steps : -128.0f;
+  return static_cast<Code>(rintf(steps < 127.0f ? steps : 127.0f));
+}
 
 struct AttentionShape {
   std::int64_t rows, heads, kv_heads, dim, half, capacity, window;  // window 0: none
@@ -30,10 +46,10 @@ __device__ __forceinline__ bool sees(const std::int64_t* bits, std::int64_t coun
 
 // One block per (row of qkv, head); blockIdx.y runs over the heads of q, k and v. `queries`: [B,Hkv,S*group,dh] floats.
 // A row that has no slot in the cache is not written: a device has nobody to tell, but it must not leave its buffers.
-template <class T>
+template <class T, class C>
 __global__ void attention_place_kernel(const T* qkv, const T* cos, const T* sin, const std::int64_t* past_len,
-                                       const T* q_norm, const T* k_norm, T* present_k, T* present_v, float* queries,
-                                       AttentionShape s) {
+                                       const T* k_scale, const T* v_scale, const T* q_norm, const T* k_norm,
+                                       C* present_k, C* present_v, float* queries, AttentionShape s) {
   FARTHING_SHARED(float, scratch);
   const std::int64_t row = blockIdx.x % s.rows, b = blockIdx.x / s.rows, head = blockIdx.y;
   const std::int64_t group = s.heads / s.kv_heads, slot = past_len[b] + row;
@@ -49,7 +65,7 @@ __global__ void attention_place_kernel(const T* qkv, const T* cos, const T* sin,
   }
   const std::int64_t kv = is_query ? head / group : (head - s.heads) % s.kv_heads;
   float* query = queries + ((b * s.kv_heads + kv) * s.rows * group + row * group + head % group) * s.dim;
-  T* cached = (is_key ? present_k : present_v) + ((b * s.kv_heads + kv) * s.capacity + slot) * s.dim;
+  C* cached = (is_key ? present_k : present_v) + ((b * s.kv_heads + kv) * s.capacity + slot) * s.dim;
   const T* angles_cos = cos + (b * s.rows + row) * s.half;
   const T* angles_sin = sin + (b * s.rows + row) * s.half;
   for (std::int64_t i = threadIdx.x; i < s.dim; i += blockDim.x) {
@@ -61,10 +77,18 @@ __global__ void attention_place_kernel(const T* qkv, const T* cos, const T* sin,
       const float c = to_float(angles_cos[pair]), d = to_float(angles_sin[pair]);
       value = i < s.half ? value * c - partner * d : value * c + partner * d;
     }
-    if (is_query) {
-      query[i] = value * gain;
+    value *= gain;
+    if constexpr (kIsCode<C>) {
+      const float scale = to_float((is_query || is_key ? k_scale : v_scale)[kv * s.dim + i]);
+      if (is_query) {
+        query[i] = value * scale;
+      } else if (inside) {
+        cached[i] = to_code(value / scale);
+      }
+    } else if (is_query) {
+      query[i] = value;
     } else if (inside) {
-      cached[i] = from_float<T>(value * gain);
+      cached[i] = from_float<C>(value);
     }
   }
 }
@@ -78,10 +102,10 @@ inline constexpr std::size_t kAttendShared =
     (kStack * kMostDim + kKeys * (kSlice + 1) + kStack * kKeys + 4 * kStack) * sizeof(float);
 
 // One block per (stack of rows, key/value head, batch). y: [B,S,H,dh].
-template <class T>
-__global__ void attention_attend_kernel(const float* queries, const T* present_k, const T* present_v,
-                                        const std::int64_t* past_len, const std::int64_t* visible, T* y,
-                                        AttentionShape s) {
+template <class T, class C>
+__global__ void attention_attend_kernel(const float* queries, const C* present_k, const C* present_v,
+                                        const std::int64_t* past_len, const std::int64_t* visible, const T* v_scale,
+                                        T* y, AttentionShape s) {
   FARTHING_SHARED(float, shared);
   float* q = shared;                            // [kStack][dim]
   float* keys = q + kStack * kMostDim;          // [kKeys][kSlice + 1]: the odd stride keeps banks apart
@@ -97,8 +121,8 @@ __global__ void attention_attend_kernel(const float* queries, const T* present_k
   const int rows = static_cast<int>(stacked - first < kStack ? stacked - first : kStack);
   const std::int64_t past = past_len[b];
   const float* own = queries + ((b * s.kv_heads + h) * stacked + first) * s.dim;
-  const T* k = present_k + (b * s.kv_heads + h) * s.capacity * s.dim;
-  const T* v = present_v + (b * s.kv_heads + h) * s.capacity * s.dim;
+  const C* k = present_k + (b * s.kv_heads + h) * s.capacity * s.dim;
+  const C* v = present_v + (b * s.kv_heads + h) * s.capacity * s.dim;
 
   for (int i = thread; i < rows * s.dim; i += kAttendThreads) q[i] = own[i];
   if (thread < kStack) {
@@ -185,7 +209,9 @@ __global__ void attention_attend_kernel(const float* queries, const T* present_k
     for (int j = 0; j < kMostDim / kAttendThreads; ++j) {
       const int feature = thread + j * kAttendThreads;
       if (feature >= s.dim) break;
-      y[((b * s.rows + token) * s.heads + head) * s.dim + feature] = from_float<T>(out[row][j] / mass[row]);
+      float mixed = out[row][j] / mass[row];
+      if constexpr (kIsCode<C>) mixed *= to_float(v_scale[h * s.dim + feature]);
+      y[((b * s.rows + token) * s.heads + head) * s.dim + feature] = from_float<T>(mixed);
     }
   }
 }

@@ -11,11 +11,13 @@ from typing import Any
 
 from ...errors import BundleError, RequestError, found_wanted
 from ..image_tensors import AR_STEP
-from ..tensors import DECODER, FTP_STEP, GAM, MTP_STEP
+from ..tensors import DECODER, FTP_STEP, GAM, MTP_STEP, PAST_K, PAST_V
 from .drawing import check_drawing
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+CACHE_BYTES = {"float32": 4, "int8": 1}
+"""Bytes of a number in the key/value cache, by its dtype in the manifest."""
 _MANIFEST_LIMIT = 16 << 20
 """Bytes. A manifest is a few KB per hundred tensors; anything near this is not one of ours."""
 
@@ -88,12 +90,13 @@ class Bundle:
     def kv_bytes(self, context: int, batch: int = 1) -> int:
         """Bytes that ``batch`` sequences of ``context`` tokens keep between steps.
 
-        Key/value cache: 2 caches x layers x heads x head size x 4 a token. Recurrent state: layers x rows x width x 4, whatever the context.
+        Key/value cache: 2 caches x layers x heads x head size x 4 a token, or x 1 where it is int8. Recurrent state: layers x rows x width x 4, whatever the context.
         """
         if state := self.manifest.get("state"):
             return int(state["layers"] * state["rows"] * state["width"] * 4 * batch)
         kv = self.manifest["kv"]
-        return int(2 * kv["layers"] * kv["kv_heads"] * kv["head_dim"] * 4 * context * batch)
+        width = CACHE_BYTES[kv["dtype"]]
+        return int(2 * kv["layers"] * kv["kv_heads"] * kv["head_dim"] * width * context * batch)
 
 
 @cache
@@ -284,6 +287,30 @@ def _check_carried(root: Path, manifest: dict[str, Any]) -> None:
                     f"{place}.{field} of {root / MANIFEST}", manifest[place][field], value, "export the bundle again"
                 )
             )
+    if "kv" in manifest:
+        _check_cache(root, manifest)
+
+
+def _check_cache(root: Path, manifest: dict[str, Any]) -> None:
+    """The dtype that kv names is that of every graph, since bytes are copied by it; int8 only where every graph can have it."""
+    dtype = manifest["kv"]["dtype"]
+    for name in ("vision", "image_codes"):
+        if dtype != "float32" and name in manifest:
+            raise BundleError(
+                found_wanted(f"kv.dtype of {root / MANIFEST}", f"{dtype} beside {name}", "float32", "make it again")
+            )
+    caches = (PAST_K.format(""), PAST_V.format(""))
+    for name, graph in manifest["graphs"].items():
+        for tensor in graph["inputs"]:
+            if tensor["name"].startswith(caches) and tensor["dtype"] != dtype:
+                raise BundleError(
+                    found_wanted(
+                        f"dtype of input {tensor['name']} of graph {name} of {root / MANIFEST}",
+                        tensor["dtype"],
+                        f"kv.dtype, {dtype}",
+                        "make the bundle again",
+                    )
+                )
 
 
 def _check_tokenizer(root: Path, manifest: dict[str, Any]) -> None:

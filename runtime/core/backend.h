@@ -90,9 +90,9 @@ class Backend {
   virtual std::int64_t run_visual(const VisualPass& pass);
   // From now on the linears are changed so; none: they are the text model's.
   virtual void perceive(std::span<const WeightChange>) {}
-  // Key or value cache of a layer, float32 [kv_heads, capacity, head_dim]; empty for a recurrent state.
-  virtual std::span<float> keys(std::int64_t) { return {}; }
-  virtual std::span<float> values(std::int64_t) { return {}; }
+  // Key or value cache of a layer, [kv_heads, capacity, head_dim] numbers of Bundle::cache_width bytes; empty for a recurrent state.
+  virtual std::span<std::byte> keys(std::int64_t) { return {}; }
+  virtual std::span<std::byte> values(std::int64_t) { return {}; }
   // Recurrent state of a layer, float32 [state_rows, state_width]; empty for a cache.
   virtual std::span<float> state(std::int64_t) { return {}; }
   // Texts that can run together, each with a cache of its own; setting it empties the caches and selects the first.

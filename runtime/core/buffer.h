@@ -15,31 +15,33 @@ namespace farthing {
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(std::size_t floats) : floats_(floats) {
-    if (floats == 0) return;
-    void* memory = mmap(nullptr, floats * sizeof(float), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  // `count` numbers of `width` bytes each.
+  explicit Buffer(std::size_t count, std::size_t width = sizeof(float)) : bytes_(count * width) {
+    if (bytes_ == 0) return;
+    void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
-    data_ = static_cast<float*>(memory);
+    data_ = static_cast<std::byte*>(memory);
   }
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), floats_(std::exchange(other.floats_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
-    std::swap(floats_, other.floats_);
+    std::swap(bytes_, other.bytes_);
     return *this;
   }
   ~Buffer() {
-    if (data_) munmap(data_, floats_ * sizeof(float));
+    if (data_) munmap(data_, bytes_);
   }
 
-  std::span<float> span() { return {data_, floats_}; }
-  float* data() { return data_; }
-  std::size_t size() const { return floats_; }
+  std::span<std::byte> bytes() { return {data_, bytes_}; }
+  // Of floats:
+  std::span<float> span() { return {data(), size()}; }
+  float* data() { return reinterpret_cast<float*>(data_); }
+  std::size_t size() const { return bytes_ / sizeof(float); }
 
  private:
-  float* data_ = nullptr;
-  std::size_t floats_ = 0;
+  std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace farthing

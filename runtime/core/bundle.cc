@@ -31,7 +31,9 @@ void read_cache(const Json& manifest, const std::string& file, Bundle& bundle) {
   bundle.layers = same(manifest, file, "kv.layers", count(manifest, file, "model.layers"));
   bundle.kv_heads = same(manifest, file, "kv.kv_heads", count(manifest, file, "model.kv_heads"));
   bundle.head_dim = same(manifest, file, "kv.head_dim", count(manifest, file, "model.head_dim"));
-  check_float32(manifest, file, "kv.dtype");
+  const std::string dtype = text(manifest, file, "kv.dtype");
+  if (dtype != "float32" && dtype != "int8") bad("kv.dtype of " + file, dtype, "float32 or int8");
+  bundle.cache_width = dtype == "int8" ? 1 : sizeof(float);
 }
 
 void read_state(const Json& manifest, const std::string& file, Bundle& bundle) {
@@ -155,6 +157,7 @@ Bundle open_bundle(const fs::path& root, bool hashes) {
     }
     if (manifest.contains("vision")) {
       if (bundle.recurrent()) bad("field vision of " + file, "beside state", "a model with a cache");
+      if (bundle.cache_width != sizeof(float)) bad("kv.dtype of " + file, "int8 beside vision", "float32");
       bundle.vision = read_vision(manifest, file, root, bundle.vocab_size, bundle.layers, bundle.head_dim);
     }
     bundle.graph_sha256 = identity.hex();

@@ -32,6 +32,8 @@ struct Bundle {
   std::int64_t drafts = 0, row_latents = 0;
   std::filesystem::path draft_chain;
   std::optional<JudgeRule> judge;
+  std::size_t cache_width =
+      sizeof(float);    // bytes of a number in the cache: 1 for int8 codes, whose scales are in the graph
   std::string weights;  // format of the layers' matrices: float32, int4, nvfp4...
   std::optional<std::filesystem::path> tokenizer;
   std::vector<std::int32_t> eos_ids;

@@ -142,7 +142,7 @@ class Engine {
   std::span<const float> run(const Pass& pass);
   // One pass whose last `wanted` rows get logits; returns them.
   std::span<const float> pass(std::span<const std::int32_t> ids, std::size_t wanted);
-  void visit_state(std::int64_t length, std::int64_t gap, const std::function<void(std::span<float>)>& visit);
+  void visit_state(std::int64_t length, std::int64_t gap, const std::function<void(std::span<std::byte>)>& visit);
   void restart(std::int32_t id, std::int64_t window);
   std::int64_t most_measured() const { return std::min(backend_->chunk(), capacity() / 2); }
   void check_prompt(std::span<const std::int32_t> ids) const;

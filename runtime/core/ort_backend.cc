@@ -74,6 +74,7 @@ class OrtBackend final : public Backend {
         options_(options),
         session_(ort_environment(), bundle.graph.c_str(), ort_session_options(options)),
         memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+    check_cache();
     find_changes();
     texts(1);
     branches_ = has_input(tensors::kVisible);
@@ -124,8 +125,8 @@ class OrtBackend final : public Backend {
     slots_ = options_.capacity + (count > 1 ? kMostRowsOfEach : 0);
     const auto cache = static_cast<std::size_t>(count * bundle_.kv_heads * slots_ * bundle_.head_dim);
     for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
-      keys_.emplace_back(cache);
-      values_.emplace_back(cache);
+      keys_.emplace_back(cache, bundle_.cache_width);
+      values_.emplace_back(cache, bundle_.cache_width);
     }
     past_.assign(texts_, 0);
     late_past_.assign(texts_, 0);
@@ -135,11 +136,10 @@ class OrtBackend final : public Backend {
   }
   void select(std::int64_t text) override { selected_ = static_cast<std::size_t>(text); }
   void copy(std::int64_t from, std::int64_t to, std::int64_t length) override {
-    const auto width = static_cast<std::size_t>(bundle_.head_dim);
-    const auto head = static_cast<std::size_t>(slots_) * width;
+    const std::size_t width = slot_bytes(), head = static_cast<std::size_t>(slots_) * width;
     for (auto* caches : {&keys_, &values_}) {
       for (Buffer& cache : *caches) {
-        const std::span<float> source = text_of(cache, from), target = text_of(cache, to);
+        const std::span<std::byte> source = text_of(cache, from), target = text_of(cache, to);
         for (std::size_t at = 0; at < source.size(); at += head) {
           std::copy_n(source.data() + at, static_cast<std::size_t>(length) * width, target.data() + at);
         }
@@ -169,14 +169,13 @@ class OrtBackend final : public Backend {
     shapes_.clear();
   }
   void keep(std::int64_t past, std::span<const std::int32_t> rows) override {
-    const auto width = static_cast<std::size_t>(bundle_.head_dim);
-    const auto head = static_cast<std::size_t>(slots_) * width;
+    const std::size_t width = slot_bytes(), head = static_cast<std::size_t>(slots_) * width;
     for (auto* caches : {&keys_, &values_}) {
       for (std::size_t layer = 0; layer < caches->size(); ++layer) {
-        const std::span<float> own = text_of((*caches)[layer], static_cast<std::int64_t>(selected_));
+        const std::span<std::byte> own = text_of((*caches)[layer], static_cast<std::int64_t>(selected_));
         const auto slot = static_cast<std::size_t>(past - (behind_pruning(layer) ? gap_ : 0));
-        for (float* at = own.data(); at < own.data() + own.size(); at += head) {
-          float* to = at + slot * width;
+        for (std::byte* at = own.data(); at < own.data() + own.size(); at += head) {
+          std::byte* to = at + slot * width;
           for (std::size_t t = 0; t < rows.size(); ++t) {
             const auto from = static_cast<std::size_t>(rows[t]);
             if (from != t) std::copy_n(to + from * width, width, to + t * width);
@@ -214,10 +213,10 @@ class OrtBackend final : public Backend {
   std::int64_t capacity() const override { return options_.capacity; }
   std::int64_t vocab_size() const override { return bundle_.vocab_size; }
   std::int64_t chunk() const override { return options_.chunk; }
-  std::span<float> keys(std::int64_t layer) override {
+  std::span<std::byte> keys(std::int64_t layer) override {
     return text_of(keys_[static_cast<std::size_t>(layer)], static_cast<std::int64_t>(selected_));
   }
-  std::span<float> values(std::int64_t layer) override {
+  std::span<std::byte> values(std::int64_t layer) override {
     return text_of(values_[static_cast<std::size_t>(layer)], static_cast<std::int64_t>(selected_));
   }
   double engine_seconds() const override { return seconds_; }
@@ -237,6 +236,21 @@ class OrtBackend final : public Backend {
       if (session_.GetOutputNameAllocated(i, allocator).get() == name) return true;
     }
     return false;
+  }
+
+  // Bytes of the wrong width would be read beyond a buffer: what the manifest says of the cache must be what the graph takes.
+  void check_cache() {
+    const auto wanted =
+        bundle_.cache_width == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    Ort::AllocatorWithDefaultOptions allocator;
+    for (std::size_t i = 0; i < session_.GetInputCount(); ++i) {
+      const std::string name = session_.GetInputNameAllocated(i, allocator).get();
+      if (!name.starts_with(tensors::kPastK) && !name.starts_with(tensors::kPastV)) continue;
+      if (session_.GetInputTypeInfo(i).GetTensorTypeAndShapeInfo().GetElementType() == wanted) continue;
+      refuse(Status::bundle, "dtype of input " + name + " of graph " + bundle_.graph.string(),
+             bundle_.cache_width == 1 ? "not int8" : "not float32", "kv.dtype of the manifest",
+             "make the bundle again");
+    }
   }
 
   // Inputs of an image's changes. Zeros are no image.
@@ -357,9 +371,11 @@ class OrtBackend final : public Backend {
     return {logits_.data(), size.texts * size.wanted * static_cast<std::size_t>(bundle_.vocab_size)};
   }
 
-  std::span<float> text_of(Buffer& cache, std::int64_t text) const {
-    const std::size_t each = cache.size() / texts_;
-    return cache.span().subspan(static_cast<std::size_t>(text) * each, each);
+  // Bytes of a slot of one head.
+  std::size_t slot_bytes() const { return static_cast<std::size_t>(bundle_.head_dim) * bundle_.cache_width; }
+  std::span<std::byte> text_of(Buffer& cache, std::int64_t text) const {
+    const std::size_t each = cache.bytes().size() / texts_;
+    return cache.bytes().subspan(static_cast<std::size_t>(text) * each, each);
   }
   // The selected text's share of an output of the last pass, of `width` numbers a wanted row.
   std::span<const float> own(const std::vector<float>& output, std::size_t width) const {
@@ -435,9 +451,10 @@ class OrtBackend final : public Backend {
     for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
       const std::string number = std::to_string(layer);
       const auto in_place = [&](const std::string& past, const std::string& present, Buffer& buffer) {
-        const std::size_t one = buffer.size() / texts_;
-        bind(shape, past + number, view(buffer.data() + first * one, texts * one, cache));
-        bind_output(shape, present + number, view(buffer.data() + first * one, texts * one, cache));
+        const std::size_t one = buffer.bytes().size() / texts_;
+        const std::span<std::byte> part = buffer.bytes().subspan(first * one, texts * one);
+        bind(shape, past + number, cache_view(part, cache));
+        bind_output(shape, present + number, cache_view(part, cache));
       };
       in_place(tensors::kPastK, tensors::kPresentK, keys_[layer]);
       in_place(tensors::kPastV, tensors::kPresentV, values_[layer]);
@@ -448,6 +465,11 @@ class OrtBackend final : public Backend {
   template <class T>
   Ort::Value view(T* data, std::size_t count, std::span<const std::int64_t> dims) {
     return Ort::Value::CreateTensor<T>(memory_, data, count, dims.data(), dims.size());
+  }
+  Ort::Value cache_view(std::span<std::byte> part, std::span<const std::int64_t> dims) {
+    const auto type =
+        bundle_.cache_width == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    return Ort::Value::CreateTensor(memory_, part.data(), part.size(), dims.data(), dims.size(), type);
   }
   void bind(Shape& shape, const std::string& name, Ort::Value value) {
     shape.binding.BindInput(name.c_str(), value);

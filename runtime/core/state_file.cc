@@ -1,7 +1,7 @@
 // Saving and restoring a sequence: Engine::save_state and Engine::load_state.
 //
-// Layout, little-endian: Header; int32 tokens[length]; per layer float32 keys [kv_heads][length][head_dim], then values, or the rows of
-// a recurrent state; SHA-256 of all of it as 64 hex characters.
+// Layout, little-endian: Header; int32 tokens[length]; per layer keys [kv_heads][length][head_dim] as the bundle caches them
+// (float32, or int8 codes), then values, or the float32 rows of a recurrent state; SHA-256 of all of it as 64 hex characters.
 //
 // Version 2, for sequences with images: VisionHeader and its spans stand between Header and tokens, and layers from the bundle's
 // prune_layer on have as many slots fewer as images take fewer there. Sequences of text are still written as version 1.
@@ -161,17 +161,19 @@ ImageSpans read_spans(std::FILE* file, const std::filesystem::path& path, const 
 }  // namespace
 
 // Every piece of memory that a sequence of `length` tokens needs, `gap` fewer of them behind prune_layer, in the order of a saved file.
-void Engine::visit_state(std::int64_t length, std::int64_t gap, const std::function<void(std::span<float>)>& visit) {
+void Engine::visit_state(std::int64_t length, std::int64_t gap,
+                         const std::function<void(std::span<std::byte>)>& visit) {
   const std::int64_t late =
       bundle_.vision && bundle_.vision->prune_layer > 0 ? bundle_.vision->prune_layer : bundle_.layers;
-  const auto row = static_cast<std::size_t>(bundle_.head_dim), stride = static_cast<std::size_t>(capacity()) * row;
+  const std::size_t row = static_cast<std::size_t>(bundle_.head_dim) * bundle_.cache_width,
+                    stride = static_cast<std::size_t>(capacity()) * row;
   for (std::int64_t layer = 0; layer < bundle_.layers; ++layer) {
     if (bundle_.recurrent()) {
-      visit(backend_->state(layer));
+      visit(std::as_writable_bytes(backend_->state(layer)));
       continue;
     }
     const auto filled = static_cast<std::size_t>(layer < late ? length : length - gap);
-    for (const std::span<float> cache : {backend_->keys(layer), backend_->values(layer)}) {
+    for (const std::span<std::byte> cache : {backend_->keys(layer), backend_->values(layer)}) {
       for (std::int64_t head = 0; head < bundle_.kv_heads; ++head) {
         visit(cache.subspan(static_cast<std::size_t>(head) * stride, filled * row));
       }
@@ -199,7 +201,7 @@ void Engine::save_state(const std::filesystem::path& path) {
       writer.put(spans.data(), spans.size() * sizeof(SavedSpan));
     }
     writer.put(tokens_.data(), tokens_.size() * sizeof(std::int32_t));
-    visit_state(length(), spans_.gap(), [&](std::span<float> part) { writer.put(part.data(), part.size_bytes()); });
+    visit_state(length(), spans_.gap(), [&](std::span<std::byte> part) { writer.put(part.data(), part.size_bytes()); });
     writer.finish();
     std::filesystem::rename(staged, path);
   } catch (...) {
@@ -236,7 +238,7 @@ void Engine::load_state(const std::filesystem::path& path) {
   if (header.version == kVisionVersion) spans = read_spans(file.get(), path, bundle_, header.length);
   const std::size_t images = spans.empty() ? 0 : sizeof(VisionHeader) + spans.all().size() * sizeof(SavedSpan);
   std::size_t parts = 0;
-  visit_state(header.length, spans.gap(), [&](std::span<float> part) { parts += part.size_bytes(); });
+  visit_state(header.length, spans.gap(), [&](std::span<std::byte> part) { parts += part.size_bytes(); });
   const std::uintmax_t body = sizeof header + images + length * sizeof(std::int32_t) + parts;
   if (const auto size = std::filesystem::file_size(path); size != body + kDigest) {
     refuse(Status::bundle, "size of " + path.string(), std::to_string(size) + " bytes",
@@ -258,7 +260,7 @@ void Engine::load_state(const std::filesystem::path& path) {
   spans_.clear();
   logits_ = {};
   visit_state(header.length, spans.gap(),
-              [&](std::span<float> part) { get(file.get(), path, part.data(), part.size_bytes()); });
+              [&](std::span<std::byte> part) { get(file.get(), path, part.data(), part.size_bytes()); });
   backend_->state_loaded();
   tokens_.assign(tokens.begin(), tokens.end());
   spans_ = std::move(spans);

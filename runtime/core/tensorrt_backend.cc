@@ -77,10 +77,10 @@ class TensorRtBackend final : public Backend {
     logits_host_ = pinned(logits);
     logits_device_ = device(logits);
     // Managed memory: saved states read and write the cache from the CPU. Zeros, since a masked slot must hold a number.
-    cache_floats_ = static_cast<std::size_t>(bundle.kv_heads * compiled_.capacity * bundle.head_dim);
+    cache_bytes_ =
+        static_cast<std::size_t>(bundle.kv_heads * compiled_.capacity * bundle.head_dim) * bundle.cache_width;
     for (int side = 0; side < (compiled_.in_place ? 1 : 2); ++side) {
-      for (std::int64_t i = 0; i < 2 * bundle.layers; ++i)
-        caches_[side].push_back(managed(cache_floats_ * sizeof(float)));
+      for (std::int64_t i = 0; i < 2 * bundle.layers; ++i) caches_[side].push_back(managed(cache_bytes_));
     }
   }
 
@@ -125,8 +125,8 @@ class TensorRtBackend final : public Backend {
   std::int64_t capacity() const override { return compiled_.capacity; }
   std::int64_t vocab_size() const override { return bundle_.vocab_size; }
   std::int64_t chunk() const override { return chunk_; }
-  std::span<float> keys(std::int64_t layer) override { return {cache(side_, 2 * layer), cache_floats_}; }
-  std::span<float> values(std::int64_t layer) override { return {cache(side_, 2 * layer + 1), cache_floats_}; }
+  std::span<std::byte> keys(std::int64_t layer) override { return {cache(side_, 2 * layer), cache_bytes_}; }
+  std::span<std::byte> values(std::int64_t layer) override { return {cache(side_, 2 * layer + 1), cache_bytes_}; }
   double engine_seconds() const override { return seconds_; }
 
  private:
@@ -151,6 +151,10 @@ class TensorRtBackend final : public Backend {
     if (shape.nbDims != 4 || !std::equal(wanted, wanted + 4, shape.d)) {
       refuse(Status::bundle, "cache of " + compiled_.file.string(), "of another shape",
              "that of the manifest and index", fix);
+    }
+    const auto type = bundle_.cache_width == 1 ? nvinfer1::DataType::kINT8 : nvinfer1::DataType::kFLOAT;
+    if (engine_->getTensorDataType((tensors::kPastK + "0").c_str()) != type) {
+      refuse(Status::bundle, "cache of " + compiled_.file.string(), "of another dtype", "that of the manifest", fix);
     }
     if (engine_->getNbOptimizationProfiles() != static_cast<std::int32_t>(compiled_.profiles.size())) {
       refuse(Status::bundle, "profiles of " + compiled_.file.string(),
@@ -254,7 +258,9 @@ class TensorRtBackend final : public Backend {
     }
   }
 
-  float* cache(int side, std::int64_t index) { return caches_[side][static_cast<std::size_t>(index)].as<float>(); }
+  std::byte* cache(int side, std::int64_t index) {
+    return caches_[side][static_cast<std::size_t>(index)].as<std::byte>();
+  }
 
   Input input(const std::string& name, std::size_t bytes) { return {name, pinned(bytes), device(bytes), 0}; }
   Block pinned(std::size_t bytes) {
@@ -287,8 +293,8 @@ class TensorRtBackend final : public Backend {
   Input ids_, positions_, past_, wanted_;
   Block logits_host_, logits_device_;
   std::vector<Block> caches_[2];  // of each side: k, v of layer 0, k, v of layer 1, ...
-  std::size_t cache_floats_ = 0;
-  int side_ = 0;  // the side that holds the sequence
+  std::size_t cache_bytes_ = 0;   // of one of them
+  int side_ = 0;                  // the side that holds the sequence
   cudaGraphExec_t graphs_[2] = {nullptr, nullptr};
   bool plain_[2] = {false, false};
   std::int64_t chunk_ = 1, most_wanted_ = 1;

@@ -171,6 +171,8 @@ DrawingBundle open_drawing_bundle(const fs::path& root, bool hashes) {
     bundle.layers = count(manifest, file, "kv.layers");
     bundle.heads = count(manifest, file, "kv.kv_heads");
     bundle.head_dim = count(manifest, file, "kv.head_dim");
+    if (const std::string dtype = text(manifest, file, "kv.dtype"); dtype != "float32")
+      bad("kv.dtype of " + file, dtype, "float32");
     bundle.hidden_size = count(manifest, file, "model.hidden_size");
     const Fields fields(manifest, file);
     ImageCodes& image = bundle.image;
