@@ -94,7 +94,9 @@ def fold_factors(
         factors = awq_factors(
             [w.matrix(model, folder) for w in fold.weights],
             moments.of(fold.weights[0]),
-            lambda matrix, _: round_blocks(matrix, bits, options.block, symmetric=symmetric).dense(),
+            lambda matrix, _: round_blocks(
+                matrix, bits, options.block_of(matrix.shape[1]) or options.block, symmetric=symmetric
+            ).dense(),
         )
         if factors is None:
             continue

@@ -14,7 +14,7 @@ TABLES = ("float32", "int8")
 @dataclass(frozen=True)
 class WeightOptions:
     """``weights`` int4 or int8, in blocks of ``block`` inputs; ``rounding`` as in `farthing.calibration.quantize`; ``symmetric`` False gives
-    every block a zero point, None 4-bit ones only; ``embedding`` int8 (a scale a row) or float32, for tables that ids are looked up in;
+    every block a zero point, None 4-bit ones only, True makes a graph for TensorRT, which has none; ``embedding`` int8 (a scale a row) or float32, for tables that ids are looked up in;
     ``budget``: bytes of graph and weights at most, with which each weight gets its own width, and ``weights`` is left aside."""
 
     weights: str = "int4"
@@ -43,6 +43,16 @@ class WeightOptions:
                 )
             )
         return self
+
+    def block_of(self, inputs: int) -> int | None:
+        """Inputs of a matrix with ``inputs`` that share a scale. With ``symmetric`` True the graph is for TensorRT, which takes whole blocks only:
+        a smaller power of two where ``block`` does not divide the inputs, None where not even the smallest does."""
+        if not self.symmetric:
+            return self.block
+        block = self.block
+        while inputs % block and block > SMALLEST_BLOCK:
+            block //= 2
+        return None if inputs % block else block
 
     def is_symmetric(self, bits: int) -> bool:
         """Whether blocks of ``bits`` do without a zero point."""

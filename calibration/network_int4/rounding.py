@@ -49,7 +49,7 @@ class Rounder:
         key = weight.name, bits
         if key not in self._made:
             matrix, symmetric = self.matrix(weight), self._options.is_symmetric(bits)
-            block = self._options.block
+            block = self._options.block_of(weight.inputs) or self._options.block
             if self._options.rounding.endswith("gptq"):
                 made = round_gptq(matrix, self._moments_of(weight), bits, block, symmetric=symmetric)
             else:

@@ -25,6 +25,7 @@ from ..budget import Found, Item
 from ..evaluate_network import NetworkEvaluation, compare_networks
 from ..network_data import Samples, samples_of
 from ..network_kl import kind_of
+from ..quantize.options import SMALLEST_BLOCK
 from .fold import fold_factors
 from .layers import find_weights
 from .moments import NetworkMoments
@@ -77,7 +78,7 @@ def quantize_weights(
     options = options.checked()
     writer = BundleWriter(out, overwrite=overwrite)
     source = open_network(bundle)
-    job = _Job(source, options, progress)
+    job = Job(source, options, progress)
     samples = samples_of(source.bundle, text=text, images=images, limit=2 * limit)
     first, second = samples.half(0), samples.half(1)
     rounder, factors = job.prepare(first)
@@ -119,7 +120,7 @@ def quantize_weights(
     )
 
 
-class _Job:
+class Job:
     """One source and what is to be done to it."""
 
     def __init__(self, source: Network, options: WeightOptions, progress: Progress) -> None:
@@ -138,7 +139,10 @@ class _Job:
         graph = source.bundle.graph(NETWORK)
         self.folder = graph.parent
         self.model = with_blocks(onnx.load(str(graph), load_external_data=False))
-        self.weights, self.left = find_weights(self.model)
+        found, self.left = find_weights(self.model)
+        self.weights = [w for w in found if options.block_of(w.inputs)]
+        odd = [w for w in found if not options.block_of(w.inputs)]
+        self.left |= {w.name: f"{w.inputs} inputs, no multiple of {SMALLEST_BLOCK}, which TensorRT needs" for w in odd}
         if not self.weights:
             raise RequestError(
                 found_wanted(
@@ -160,19 +164,23 @@ class _Job:
             factors = fold_factors(self.model, self.folder, self.weights, moments, options)
         return Rounder(self.model, self.folder, options, moments, factors), factors
 
-    def search(self, rounder: Rounder, samples: Samples) -> Found:
-        """Widths within the budget."""
-        assert self._options.budget is not None
+    def searched(self, rounder: Rounder, samples: Samples) -> Search:
+        """A search for widths on ``samples``."""
         kind = self._kind(samples)
-        one = Search(self.model, self.folder, self.weights, rounder, self._options, samples, kind, self._progress)
+        return Search(self.model, self.folder, self.weights, rounder, self._options, samples, kind, self._progress)
+
+    def search(self, rounder: Rounder, samples: Samples) -> Found:
+        """Widths within the budget. Raises RequestError where there is no choice."""
+        assert self._options.budget is not None
+        one = self.searched(rounder, samples)
         self.alone = one.alone
-        return one.within(self._options.budget, self._fixed_bytes(rounder, one.items()))
+        return one.within(self._options.budget, self.fixed_bytes(rounder, one.items()))
 
     def _kind(self, samples: Samples) -> str:
         first = results(open_in_memory(self.model, self.folder), [next(iter(samples))[1]])
         return kind_of(first, text="image" not in self._manifest["model"])
 
-    def _fixed_bytes(self, rounder: Rounder, items: list[Item]) -> int:
+    def fixed_bytes(self, rounder: Rounder, items: list[Item]) -> int:
         """Of graph and weights, what does not depend on the widths."""
         least = self.rewritten(rounder, dict.fromkeys((w.name for w in self.weights), "int4"))
         with tempfile.TemporaryDirectory(prefix="farthing-budget-") as folder:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import onnx
+import onnxruntime
 
 from ...export.graph import Progress
 from ..budget import Found, Item, search
@@ -49,6 +49,7 @@ class Search:
         self._wanted = results(open_in_memory(model, folder), self._feeds)
         self.alone: dict[str, float] = {}
         self._items: list[Item] | None = None
+        self._measured: dict[tuple[str, ...], float] = {}
 
     def items(self) -> list[Item]:
         """Each weight with its bytes and predicted losses; measured once."""
@@ -60,36 +61,40 @@ class Search:
         costs, errors = {FLOAT: stored(4 * weight.size)}, {FLOAT: 0.0}
         for width, bits in BITS.items():
             symmetric = self._options.is_symmetric(bits)
-            costs[width] = stored_blocks(weight.outputs, weight.inputs, bits, self._options.block, symmetric=symmetric)
+            block = self._rounder.blocks(weight, bits).block
+            costs[width] = stored_blocks(weight.outputs, weight.inputs, bits, block, symmetric=symmetric)
             errors[width] = self._rounder.error(weight, bits)
-        loss = self._loss({weight.name: self._rounder.stored(weight, 4)}, ALONE)
-        self.alone[weight.name] = loss
+        alone = replaced(self._model, {weight.name: self._rounder.stored(weight, 4)})
+        found = results(open_in_memory(alone, self._folder), self._feeds[:ALONE])
+        loss = divergence(self._kind, self._wanted[:ALONE], found).kl.value
+        self.alone[weight.name] = float(f"{loss:.6g}")
         self._progress("sensitivity", done + 1, len(self._weights))
         whole = max(errors["int4"], 1e-30)
         # The divergence is quadratic in small errors, so int8's follows from int4's by the errors of the products.
         measured = {width: loss * error / whole for width, error in errors.items()}
-        size = max(self._scale(weight), 1e-30)
+        size = max(self._rounder.power(weight), 1e-30)
         return Item(
             weight.name, costs, {"divergence": measured, "output error": {w: e / size for w, e in errors.items()}}
         )
 
-    def _scale(self, weight: Weight) -> float:
-        """The mean square of the outputs of ``weight``."""
-        return self._rounder.power(weight)
+    def session(self, widths: Mapping[str, str]) -> onnxruntime.InferenceSession:
+        """The network with each weight at its width, computing in float."""
+        chosen = [(w, BITS[widths[w.name]]) for w in self._weights if widths[w.name] in BITS]
+        arrays = {weight.name: self._rounder.stored(weight, bits) for weight, bits in chosen}
+        return open_in_memory(replaced(self._model, arrays), self._folder)
 
-    def _loss(self, arrays: dict[str, np.ndarray], count: int) -> float:
-        session = open_in_memory(replaced(self._model, arrays), self._folder)
-        found = results(session, self._feeds[:count])
-        return divergence(self._kind, self._wanted[:count], found).kl.value
-
-    def measure(self, widths: dict[str, str]) -> float:
+    def measure(self, widths: Mapping[str, str]) -> float:
         """The divergence on the calibration data with each weight at its width."""
-        arrays = {
-            w.name: self._rounder.stored(w, BITS[widths[w.name]]) for w in self._weights if widths[w.name] in BITS
-        }
-        return self._loss(arrays, len(self._feeds))
+        key = tuple(widths[w.name] for w in self._weights)
+        if key not in self._measured:
+            found = results(self.session(widths), self._feeds)
+            self._measured[key] = divergence(self._kind, self._wanted, found).kl.value
+        return self._measured[key]
+
+    def uniforms(self) -> dict[str, dict[str, str]]:
+        """Every uniform choice that rounds."""
+        return {width: {w.name: width for w in self._weights} for width in BITS}
 
     def within(self, budget: int, fixed: int) -> Found:
-        """The best widths with at most ``budget`` bytes, ``fixed`` of them of other things."""
-        uniforms = {width: {w.name: width for w in self._weights} for width in BITS}
-        return search(self.items(), budget, fixed, uniforms, self.measure, self._progress)
+        """The best widths with at most ``budget`` bytes, ``fixed`` of them of other things. Raises RequestError where there is no choice."""
+        return search(self.items(), budget, fixed, self.uniforms(), self.measure, self._progress)
