@@ -127,8 +127,9 @@ class Stream:
         self._inputs = [i.name for i in self._session.get_inputs()]
         self.reset()
 
-    def reset(self) -> None:
-        """Empty the cache."""
+    def reset(self, position: int = 0) -> None:
+        """Empty the cache. ``position``: where the first row stands in the text, as its rotary angles say; it still goes to slot 0."""
+        self._position = position
         self._cache = [empty_cache(self._kv, WINDOW) for _ in self._pasts]
         self._past = 0
 
@@ -143,7 +144,7 @@ class Stream:
         feeds = {
             names.INPUT_IDS: np.array([ids], np.int64),
             names.LOGIT_ROWS: rows,
-            **places(self._session, rows + self._past, np.array([self._past], np.int64)),
+            **places(self._session, rows + self._past + self._position, np.array([self._past], np.int64)),
             **plain_feeds(self._inputs, 1, len(ids)),
             **dict(zip(self._pasts, self._cache, strict=True)),
         }

@@ -89,12 +89,6 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
     help="Keys and values in the cache: float32, or int8, a quarter of it.",
 )
 @click.option(
-    "--kv-scales",
-    default="range",
-    show_default=True,
-    help="With --kv int8: scales by the range of the numbers on a text, or mse, for the least square error.",
-)
-@click.option(
     "--calibration",
     type=click.Path(),
     help="With gptq, awq, --budget, --kv int8: the text, UTF-8.  [default: other parts of Python's library]",
@@ -133,7 +127,6 @@ def quantize_command(
     rounding: str | None,
     budget: float | None,
     kv: str,
-    kv_scales: str,
     calibration: str | None,
     text: str | None,
     no_measure: bool,
@@ -164,12 +157,10 @@ def quantize_command(
         what = "weights" if _given("weights") else "head"
         found = repr(click.get_current_context().params[what])
         raise RequestError(found_wanted(f"--{what}", found, "absent with --budget, which chooses", "leave it out"))
-    if _given("kv_scales") and kv != "int8":
-        raise RequestError(found_wanted("--kv-scales", repr(kv_scales), "absent without --kv int8", "leave it out"))
     if weights == "same":
         embedding = embedding if _given("embedding") else "same"
         head = head if _given("head") else "same"
-    options = Options(weights, block, embedding, head, symmetric, rounding or "nearest", limit, kv, kv_scales)
+    options = Options(weights, block, embedding, head, symmetric, rounding or "nearest", limit, kv)
     with progress_bar() as progress:
         result = quantize(
             bundle, out, options, text=text, calibration=calibration, measure=not no_measure, progress=progress
@@ -231,7 +222,7 @@ def _quantize_weights(
     from .export import progress_bar
 
     given = click.get_current_context().params
-    for name in ("head", "kv", "kv_scales", "no_measure", "ranges", "smooth", "keep"):
+    for name in ("head", "kv", "no_measure", "ranges", "smooth", "keep"):
         if _given(name):
             raise RequestError(
                 found_wanted(
@@ -298,7 +289,7 @@ def _quantize_network(
     from .export import progress_bar
 
     context = click.get_current_context()
-    decoders = ("weights", "kv", "kv_scales", "block", "embedding", "head", "symmetric", "rounding", "no_measure")
+    decoders = ("weights", "kv", "block", "embedding", "head", "symmetric", "rounding", "no_measure")
     for name in decoders:
         given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
         if given and not (name == "weights" and context.params[name] == "int8"):

@@ -15,10 +15,6 @@ SMALL_FLOATS = ("fp8", "nvfp4")
 EMBEDDINGS = ("float32", "float16", "int8", "same")
 HEADS = ("int4", "int8", "float16", "float32", "same")
 CACHES = ("float32", "int8")
-SCALES = ("range", "mse")
-"""How the scales of a cache in int8 are chosen: the largest number of a text gets a code that leaves some above it, or what makes the mean
-square error least on a sample."""
-
 SAME = "same"
 
 ROUNDINGS = ("nearest", "gptq", "awq", "awq+gptq")
@@ -38,7 +34,7 @@ class Options:
     gives none; None, the default, gives one to 4-bit blocks only: that is where it pays (docs/quantize.md has the figures). ``rounding``: ``nearest``, or ``gptq`` for
     matrices of the layers, by what their inputs are like on a text (`farthing.calibration.quantize.gptq`), or ``awq``, ``awq+gptq`` (`farthing.calibration.quantize.awq`). ``budget``: bytes of graphs and
     weights at most; every matrix then gets its own width (`farthing.calibration.quantize.budget`), and ``weights`` and ``head`` are left aside.
-    ``kv`` int8 stores keys and values as codes, with static scales chosen by ``kv_scales`` (`farthing.calibration.quantize.cache`).
+    ``kv`` int8 stores keys and values as codes, with static scales found on a text (`farthing.calibration.quantize.cache`).
     ``weights`` and ``head`` may be ``same``, too.
     """
 
@@ -50,13 +46,11 @@ class Options:
     rounding: str = "nearest"
     budget: int | None = None
     kv: str = "float32"
-    kv_scales: str = "range"
 
     def checked(self, source_embedding: str, source_weights: str = "float32", source_head: str = "float32") -> Options:
         """These options with every field known and ``same`` resolved. Raises RequestError."""
         _one_of("--weights", self.weights, (*BITS, *SMALL_FLOATS, SAME))
         _one_of("--kv", self.kv, CACHES)
-        _one_of("--kv-scales", self.kv_scales, SCALES)
         _one_of("--embedding", self.embedding, EMBEDDINGS)
         _one_of("--head", self.head, HEADS)
         _one_of("--rounding", self.rounding, ROUNDINGS)

@@ -128,7 +128,7 @@ def quantize(
                 rewrite_decoder(source.graph(DECODER), Path(folder), options, stand_in=True, progress=progress)
             cache = None
             if coded and read is not None:
-                cache = find_scales(source, read, options.kv_scales, graph=runs, progress=progress)
+                cache = find_scales(source, read, graph=runs, progress=progress)
                 for file in {runs, graphs / written.file}:
                     code_cache(file, cache)
                 _check_onnx(graphs / written.file)
@@ -274,7 +274,7 @@ def _manifest(
         quantization["calibration"] = {"name": read.name, "sha256": read.sha256, "tokens": len(moments.ids)}
     if cache:
         about = {"name": cache.text.name, "sha256": cache.text.sha256, "tokens": cache.tokens}
-        quantization["kv"] = {"dtype": options.kv, "scales": cache.how, "calibration": about}
+        quantization["kv"] = {"dtype": options.kv, "scales": "range", "calibration": about}
         kept["kv"] = {**kept["kv"], "dtype": options.kv}
         for side in ("inputs", "outputs"):
             graph[side] = [{**t, "dtype": options.kv} if t["name"].startswith(_CACHES) else t for t in graph[side]]

@@ -35,12 +35,15 @@ class Generation:
         """Whether ``node`` must become others; ``dtype`` gives the ONNX dtype of a value.
 
         TensorRT's own attention has kernels for float16 and bfloat16 only: the builder of TensorRT-RTX 1.7 refuses a float32 one
-        ("not supported by a dedicated kernel"), and we take enterprise TensorRT for the same.
+        ("not supported by a dedicated kernel"), and we take enterprise TensorRT for the same. Its TensorScatter takes no int8 ("cache has type
+        Int8 but must have type Float, Half, or BFloat16"); ScatterND does, at the price that a cache of codes is not updated in place.
         """
         if node.domain not in ("", "ai.onnx"):
             return False
         if node.op_type in self.decomposed:
             return True
+        if node.op_type == "TensorScatter":
+            return dtype(node.input[0]) == onnx.TensorProto.INT8
         return node.op_type == "Attention" and dtype(node.input[0]) == onnx.TensorProto.FLOAT
 
 

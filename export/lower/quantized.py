@@ -14,6 +14,9 @@ _UNSIGNED = (TensorProto.UINT4, TensorProto.UINT8)
 def check_quantization(graph: onnx.GraphProto, opset: int) -> None:
     """``opset``: that of the lowered graph. Raises BundleError for a DequantizeLinear with zero points other than 0, or with a last block that is not whole."""
     tensors = {t.name: t for t in graph.initializer}
+    tensors |= {
+        n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
     for node in graph.node:
         if node.op_type != "DequantizeLinear":
             continue
