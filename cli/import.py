@@ -9,7 +9,8 @@ import click
 HELP = """Make a bundle of a plain ONNX file: an encoder, a vision model, a network that is run once per input, or a decoder with past.
 
 \b
-SOURCE is the file, or a folder with one (as `optimum-cli export onnx` writes it; tokenizer.json is taken along).
+SOURCE is the file, or a folder with one (as `optimum-cli export onnx` writes it; tokenizer.json is taken
+along, and sizes and means of pictures from config.json and preprocessor_config.json).
 A network's graph stays as it is; its weights go to a file of their own that can be mapped. Of a decoder with past
 (`--task text-generation-with-past`; Llama, Qwen2, Qwen3 in float32, config.json beside it) the weights are taken by the
 names of the nodes and put into the graph that `farthing export decoder` writes: same speed, and all commands for decoders.
@@ -33,8 +34,11 @@ Exit codes: 0 done, 2 bad request, 3 bad file, 4 bundle could not be written, 5 
 @click.command("import", help=HELP, short_help="Make a bundle of somebody else's ONNX file.")
 @click.argument("source", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder to make; an older bundle there is replaced.")
-@click.option("--mean", help="Vision: what is taken from R,G,B in 0 to 1.  [default: 0.485,0.456,0.406]")
-@click.option("--std", help="Vision: what they are divided by then.  [default: 0.229,0.224,0.225]")
+@click.option(
+    "--mean",
+    help="Vision: what is taken from R,G,B in 0 to 1.  [default: as preprocessor_config.json says, or 0.485,0.456,0.406]",
+)
+@click.option("--std", help="Vision: what they are divided by then.  [default: the same file's, or 0.229,0.224,0.225]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def import_command(source: str, out: str, mean: str | None, std: str | None, as_json: bool) -> None:
     """The command itself; its help is HELP."""

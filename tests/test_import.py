@@ -164,3 +164,48 @@ def test_bad_files(tmp_path: Path, what: str) -> None:
 def _reraise(result: Any) -> None:
     if result.exception:
         raise result.exception
+
+
+def _open_vision(folder: Path) -> Path:
+    """The network of `write_vision` with channels, height and width left open, as optimum leaves them."""
+    model = onnx.load(str(write_vision(folder / "model.onnx")))
+    for dimension, name in zip(model.graph.input[0].type.tensor_type.shape.dim, "ncyx", strict=True):
+        dimension.dim_param = name
+    onnx.save(model, str(folder / "model.onnx"))
+    return folder
+
+
+def test_size_and_means_of_pictures_come_from_the_files_beside(tmp_path: Path) -> None:
+    folder = _open_vision(tmp_path)
+    manifest = open_network(import_onnx(folder, tmp_path / "plain").path).bundle.manifest
+    assert manifest["graphs"]["network"]["inputs"][0]["shape"] == ["n", 3, "y", "x"]
+    assert manifest["model"]["image"]["height"] == 224
+    (folder / "config.json").write_text('{"image_size": 48}')
+    processor = {"size": {"height": 40, "width": 56}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    manifest = open_network(import_onnx(folder, tmp_path / "sized").path).bundle.manifest
+    assert manifest["graphs"]["network"]["inputs"][0]["shape"] == ["n", 3, 48, 48]
+    wanted = {"height": 48, "width": 48, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    assert manifest["model"]["image"] == wanted
+    (folder / "config.json").unlink()
+    chosen = open_network(import_onnx(folder, tmp_path / "given", mean=(0.5, 0.5, 0.5)).path).bundle.manifest["model"][
+        "image"
+    ]
+    assert chosen == {"height": 40, "width": 56, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.6, 0.7]}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        ("[", CheckpointError, "no JSON"),
+        ("[1]", CheckpointError, "list, expected a JSON object"),
+        ('{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}', CheckpointError, "image_std .* above 0"),
+        ('{"image_mean": [0, 0, 0], "rescale_factor": 1}', RequestError, "scaled by 1, expected 1/255"),
+    ],
+)
+def test_bad_files_beside_a_picture_network(tmp_path: Path, content: str, kind: type, words: str) -> None:
+    folder = _open_vision(tmp_path)
+    (folder / "preprocessor_config.json").write_text(content)
+    with pytest.raises(kind, match=words):
+        import_onnx(folder, tmp_path / "b")
+    assert not (tmp_path / "b").exists()

@@ -23,6 +23,7 @@ from ..graph.writer import Progress, no_progress
 from .build import copy_tokenizer, network_manifest, parameters_of, record, vocabulary_of, write_network
 from .decoder import import_decoder
 from .decoder_checkpoint import is_decoder
+from .picture import settle_picture
 from .read import find_onnx, read_onnx
 from .result import ImportResult
 
@@ -42,8 +43,8 @@ def import_onnx(
     and decoders with past (`import_decoder`).
 
     The graph of a network stays as it is; weights go to a page-aligned file beside it. tokenizer.json beside the file is taken along. ``mean`` and
-    ``std`` per channel, of RGB from 0 to 1, say how pictures become the input, for `farthing eval` and `farthing quantize`; the
-    default is ImageNet's. Nothing is left at ``out`` on failure. Raises RequestError, CheckpointError, VerificationError, BundleError.
+    ``std`` per channel, of RGB from 0 to 1, say how pictures become the input, for `farthing eval` and `farthing quantize`; by
+    default what preprocessor_config.json beside the file says, else ImageNet's (`settle_picture`). Nothing is left at ``out`` on failure. Raises RequestError, CheckpointError, VerificationError, BundleError.
     """
     start = time.perf_counter()
     writer = BundleWriter(out)
@@ -60,16 +61,10 @@ def import_onnx(
     model: dict[str, Any] = {"family": "network", "parameters": max(parameters, 1)}
     if vocab is not None:
         model |= {"family": "encoder", "vocab_size": vocab}
-    image = [i for i in found.inputs if i.dtype == "float32" and len(i.shape) == 4]
-    if len(found.inputs) == 1 and image and image[0].shape[1] == 3:
-        model |= {"family": "vision"}
-        height, width = image[0].shape[2:]
-        model["image"] = {
-            "height": height if isinstance(height, int) else 224,
-            "width": width if isinstance(width, int) else 224,
-            "mean": list(mean or (0.485, 0.456, 0.406)),
-            "std": list(std or (0.229, 0.224, 0.225)),
-        }
+    sha256 = found.sha256()
+    found, image = settle_picture(found, mean, std)
+    if image:
+        model |= {"family": "vision", "image": image}
     elif mean or std:
         raise RequestError(
             found_wanted(
@@ -79,7 +74,7 @@ def import_onnx(
                 "leave out --mean and --std",
             )
         )
-    checkpoint = {"kind": "onnx", "name": found.path.resolve().name, "sha256": found.sha256()}
+    checkpoint = {"kind": "onnx", "name": found.path.resolve().name, "sha256": sha256}
     with writer:
         data = write_network(found.model, found.folder, writer.path / "graphs")
         progress("writing", 1, 3)
