@@ -33,6 +33,12 @@ def test_images_verify_and_weights_are_there_once(bundle: Path, tmp_path: Path, 
     assert all(r.ok for r in results), [r.failure() for r in results]
 
 
+def test_a_cache_of_int8_is_refused_with_images(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="int8 for a bundle that reads images, expected float32"):
+        quantize(bundle, tmp_path / "small", Options(kv="int8"), measure=False)
+    assert not (tmp_path / "small").exists()
+
+
 def test_nvfp4_is_refused_with_images(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="nvfp4"):
         quantize(bundle, tmp_path / "small", Options(weights="nvfp4"), measure=False)

@@ -23,12 +23,12 @@ def cases() -> Iterator[Case]:
     for case in float_cases.cases():
         if case.name.startswith("stale-") and not case.name.endswith("-1e+04"):
             continue  # a code is never NaN nor infinite
-        yield _coded(rng, case)
+        yield coded(rng, case)
     yield from extremes()
     yield from refused(rng)
 
 
-def _coded(rng: np.random.Generator, case: Case) -> Case:
+def coded(rng: np.random.Generator, case: Case) -> Case:
     """The same row over caches of codes, with scales that keep new numbers away from ties: faces round differently before them."""
     qkv, cos, sin, past_k, past_v, past_len, *rest = case.inputs
     assert qkv is not None and cos is not None and sin is not None and past_k is not None and past_v is not None
@@ -100,7 +100,7 @@ def extremes() -> Iterator[Case]:
 def refused(rng: np.random.Generator) -> Iterator[Case]:
     """Scales that do not fit the cache, or are not above 0; a cache of floats."""
     good = next(c for c in float_cases.cases() if c.name == "bad-lengths")  # of one sequence, but for its lengths
-    base = _coded(rng, replace(good, refuses="x")).inputs
+    base = coded(rng, replace(good, refuses="x")).inputs
     base[_AT["past_len"]] = np.array([3], np.int64)
 
     def bad(name: str, port: str, to: np.ndarray, text: str, stage: str = "shapes") -> Case:
