@@ -83,7 +83,7 @@ class NetworkCase:
         return self.search.within(budget, self.fixed())
 
     def fixed(self) -> int:
-        return self._job.fixed_bytes(self._rounder, self.search.items())
+        return self._job.fixed_bytes()
 
     def held_out(self, widths: dict[str, str], folder: Path) -> float:
         found = results(self.search.session(widths), self._feeds)

@@ -33,12 +33,12 @@ from farthing.runtime.bundle import open_bundle
 from farthing.runtime.network import open_network, verify_network
 
 
-def write_pointwise(path: Path, *, opset: int = 18, alpha: float = 1.0) -> Path:
+def write_pointwise(path: Path, *, opset: int = 18, alpha: float = 1.0, middle: int = 96) -> Path:
     """image [N,3,32,32] -> scores [N,10]: a normalisation by hand, convolutions of 1 x 1 (one with stride 2) and 3 x 3, and a Gemm."""
     weights = {
         "stem": values(0, 16, 3, 3, 3) * 3,
-        "narrow": values(1, 24, 16, 1, 1) * 3,
-        "wide": values(2, 32, 24, 1, 1) * 3,
+        "narrow": values(1, middle, 16, 1, 1) * 3,
+        "wide": values(2, 32, middle, 1, 1) * 3,
         "head": values(3, 32, 10) * 4,
         "bias": values(4, 10),
     }
@@ -118,7 +118,7 @@ def fused(graph: Path, folder: Path) -> collections.Counter[str]:
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_the_graph_computes_what_its_codes_stand_for(tmp_path: Path, symmetric: bool, alpha: float) -> None:
     """Every form of layer, against the float graph with the dense weights; K is 16, 24 and 32, so blocks of 16 leave a rest."""
-    model = with_blocks(onnx.load(str(write_pointwise(tmp_path / "m.onnx", alpha=alpha))))
+    model = with_blocks(onnx.load(str(write_pointwise(tmp_path / "m.onnx", alpha=alpha, middle=24))))
     weights, left = find_weights(model)
     assert [w.name for w in weights] == ["narrow", "wide", "head"] and left == {"stem": "convolution of 3 x 3"}
     rounded = {
@@ -189,6 +189,18 @@ def test_pointwise_convolutions(tmp_path: Path) -> None:
         kl[rounding] = made.loss.divergence.kl.value
         assert verify_network(open_bundle(made.path, networks=True)).ok
     assert kl["gptq"] < 0.8 * kl["nearest"]
+    other = import_onnx(write_pointwise(tmp_path / "o.onnx", middle=24), tmp_path / "other").path
+    odd = quantize_weights(other, tmp_path / "odd", WeightOptions(symmetric=True), images=images, limit=8)
+    assert odd.left["wide"] == "24 inputs, no multiple of 16, which TensorRT needs"
+    assert {t.name: t.dims[1] for t in _tensors(odd.path) if t.name.endswith("scales")} == {
+        "narrow.scales": 1,  # a block of 16
+        "head.scales": 10,
+    }
+
+
+def _tensors(path: Path) -> Any:
+    graph = open_bundle(path, networks=True).graph("network")
+    return onnx.load(graph, load_external_data=False).graph.initializer
 
 
 def test_factors_fold_into_a_normalisation(tmp_path: Path) -> None:

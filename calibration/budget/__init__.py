@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .choose import choose
-from .search import Candidate, Found, Item, search
+from .search import Candidate, Found, Item, check_budget, search
 
-__all__ = ["Candidate", "Found", "Item", "choose", "search"]
+__all__ = ["Candidate", "Found", "Item", "check_budget", "choose", "search"]

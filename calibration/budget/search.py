@@ -67,21 +67,7 @@ def search(
     ``uniforms``: widths by name of each uniform choice. ``measure`` gives the loss of widths by name of the item, on the calibration data.
     Raises RequestError for a budget that nothing fits into, or everything at its widest does.
     """
-    least = fixed + sum(min(i.costs.values()) for i in items)
-    most = fixed + sum(max(i.costs.values()) for i in items)
-    if budget < least:
-        raise RequestError(
-            found_wanted("--budget", _mb(budget), f"at least {_mb(least)}, the smallest choice", "give more")
-        )
-    if budget >= most:
-        raise RequestError(
-            found_wanted(
-                "--budget",
-                _mb(budget),
-                f"below {_mb(most)}, where nothing is rounded",
-                "nothing to do: keep the source, or give less",
-            )
-        )
+    check_budget([item.costs for item in items], budget, fixed)
     offered: dict[str, dict[str, str]] = {}
     for name, widths in uniforms.items():
         if fixed + _bytes(items, widths) <= budget:
@@ -100,6 +86,25 @@ def search(
         progress("choosing", done + 1, len(offered))
     best = min(made, key=lambda c: (c.kl, c.bytes))
     return Found(best, tuple(made))
+
+
+def check_budget(costs: Sequence[Mapping[str, int]], budget: int, fixed: int) -> None:
+    """Raises RequestError for a budget that nothing fits into, or everything at its widest does."""
+    least = fixed + sum(min(cost.values()) for cost in costs)
+    most = fixed + sum(max(cost.values()) for cost in costs)
+    if budget < least:
+        raise RequestError(
+            found_wanted("--budget", _mb(budget), f"at least {_mb(least)}, the smallest choice", "give more")
+        )
+    if budget >= most:
+        raise RequestError(
+            found_wanted(
+                "--budget",
+                _mb(budget),
+                f"below {_mb(most)}, where nothing is rounded",
+                "nothing to do: keep the source, or give less",
+            )
+        )
 
 
 def _bytes(items: Sequence[Item], widths: Mapping[str, str]) -> int:

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...export.onnx_import.build import record, write_network
 from ...runtime.bundle import Bundle, BundleWriter
 from ...runtime.network import Network, open_network, open_session
 from ...runtime.network_tensors import NETWORK
-from ..budget import Found, Item
+from ..budget import Found, check_budget
 from ..evaluate_network import NetworkEvaluation, compare_networks
 from ..network_data import Samples, samples_of
 from ..network_kl import kind_of
@@ -33,7 +33,7 @@ from .opset import with_blocks
 from .options import WeightOptions
 from .rewrite import find_tables, rewrite, rewrite_tables
 from .rounding import Rounder
-from .sensitivity import BITS, FLOAT, Search
+from .sensitivity import BITS, FLOAT, Search, weight_costs
 from .stand_in import open_in_memory, results
 
 
@@ -172,21 +172,27 @@ class Job:
     def search(self, rounder: Rounder, samples: Samples) -> Found:
         """Widths within the budget. Raises RequestError where there is no choice."""
         assert self._options.budget is not None
+        fixed = self.fixed_bytes()  # refuses before anything is measured
         one = self.searched(rounder, samples)
         self.alone = one.alone
-        return one.within(self._options.budget, self.fixed_bytes(rounder, one.items()))
+        return one.within(self._options.budget, fixed)
 
     def _kind(self, samples: Samples) -> str:
         first = results(open_in_memory(self.model, self.folder), [next(iter(samples))[1]])
         return kind_of(first, text="image" not in self._manifest["model"])
 
-    def fixed_bytes(self, rounder: Rounder, items: list[Item]) -> int:
-        """Of graph and weights, what does not depend on the widths."""
+    def fixed_bytes(self) -> int:
+        """Of graph and weights, what does not depend on the widths. Raises RequestError for a budget that leaves no choice."""
+        rounder = Rounder(self.model, self.folder, replace(self._options, rounding="nearest"), None)
         least = self.rewritten(rounder, dict.fromkeys((w.name for w in self.weights), "int4"))
         with tempfile.TemporaryDirectory(prefix="farthing-budget-") as folder:
             write_network(least, self.folder, Path(folder))
             size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        return size - sum(item.costs["int4"] for item in items)
+        costs = [weight_costs(weight, self._options) for weight in self.weights]
+        fixed = size - sum(cost["int4"] for cost in costs)
+        if self._options.budget is not None:
+            check_budget(costs, self._options.budget, fixed)
+        return fixed
 
     def rewritten(self, rounder: Rounder, widths: dict[str, str]) -> onnx.ModelProto:
         """The graph with every weight at its width."""

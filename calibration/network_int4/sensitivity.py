@@ -29,6 +29,15 @@ BITS = {"int4": 4, "int8": 8}
 FLOAT = "float32"
 
 
+def weight_costs(weight: Weight, options: WeightOptions) -> dict[str, int]:
+    """Bytes of ``weight`` by width."""
+    costs = {FLOAT: stored(4 * weight.size)}
+    for width, bits in BITS.items():
+        block, symmetric = options.block_of(weight.inputs) or options.block, options.is_symmetric(bits)
+        costs[width] = stored_blocks(weight.outputs, weight.inputs, bits, block, symmetric=symmetric)
+    return costs
+
+
 class Search:
     """Widths for ``weights`` of ``model``, by what their rounding does to the outputs on the calibration ``samples``."""
 
@@ -58,12 +67,7 @@ class Search:
         return self._items
 
     def _item(self, weight: Weight, done: int) -> Item:
-        costs, errors = {FLOAT: stored(4 * weight.size)}, {FLOAT: 0.0}
-        for width, bits in BITS.items():
-            symmetric = self._options.is_symmetric(bits)
-            block = self._rounder.blocks(weight, bits).block
-            costs[width] = stored_blocks(weight.outputs, weight.inputs, bits, block, symmetric=symmetric)
-            errors[width] = self._rounder.error(weight, bits)
+        errors = {FLOAT: 0.0} | {width: self._rounder.error(weight, bits) for width, bits in BITS.items()}
         alone = replaced(self._model, {weight.name: self._rounder.stored(weight, 4)})
         found = results(open_in_memory(alone, self._folder), self._feeds[:ALONE])
         loss = divergence(self._kind, self._wanted[:ALONE], found).kl.value
@@ -74,7 +78,9 @@ class Search:
         measured = {width: loss * error / whole for width, error in errors.items()}
         size = max(self._rounder.power(weight), 1e-30)
         return Item(
-            weight.name, costs, {"divergence": measured, "output error": {w: e / size for w, e in errors.items()}}
+            weight.name,
+            weight_costs(weight, self._options),
+            {"divergence": measured, "output error": {w: e / size for w, e in errors.items()}},
         )
 
     def session(self, widths: Mapping[str, str]) -> onnxruntime.InferenceSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...export.graph import Progress, no_progress
 from ...plugins import DOMAIN
 from ...runtime import tensors as names
 from ...runtime.bundle import Bundle
-from ..budget import Found, Item, search
+from ..budget import Found, Item, check_budget, search
 from ..budget.sizes import product_error, stored, stored_blocks
 from ..quality import PIECE, Stream
 from .blocks import Blocks, round_blocks
@@ -86,20 +87,27 @@ class DecoderSearch:
             self._items = made
         return self._items
 
+    def costs(self) -> dict[str, dict[str, int]]:
+        """Bytes of each matrix by width."""
+        made = {}
+        for name, (tensor, _) in self._linears.items():
+            outputs, inputs = self._tensors.shape(tensor)
+            # A tied head in float16 is the table of token vectors itself: it takes no bytes of its own.
+            tied = name == HEAD and tensor == "embed.weight" and self._options.embedding == FLOAT
+            made[name] = {FLOAT: 0 if tied else stored(2 * outputs * inputs)}
+            for width, bits in BITS.items():
+                symmetric = self._options.is_symmetric(bits)
+                made[name][width] = stored_blocks(outputs, inputs, bits, self._options.block, symmetric=symmetric)
+        return made
+
     def _item(self, name: str, tensor: str, x: str) -> Item:
         plain = np.asarray(self._tensors.array(tensor), np.float32)
         factors = self._plan.factors
         matrix = plain if factors is None else factors.apply(tensor, plain)
         moments = self._plan.moments(tensor, self._moments.of(x))
-        outputs, inputs = matrix.shape
-        block = self._options.block
-        tied = name == HEAD and tensor == "embed.weight" and self._options.embedding == FLOAT
-        # A tied head in float16 is the table of token vectors itself: it takes no bytes of its own.
-        costs, errors = {FLOAT: 0 if tied else stored(2 * matrix.size)}, {FLOAT: 0.0}
+        errors = {FLOAT: 0.0}
         for width, bits in BITS.items():
-            symmetric = self._options.is_symmetric(bits)
             dense = self._round(name, matrix, moments, bits).dense()
-            costs[width] = stored_blocks(outputs, inputs, bits, block, symmetric=symmetric)
             errors[width] = product_error(matrix, dense, moments)
             if bits == 4:
                 self.alone[name] = self._loss_alone(tensor, name, plain + self._without_factors(tensor, dense - matrix))
@@ -108,7 +116,7 @@ class DecoderSearch:
         measured = {width: self.alone[name] * error / whole for width, error in errors.items()}
         size = max(product_error(matrix, np.zeros_like(matrix), moments), 1e-30)
         relative = {width: error / size for width, error in errors.items()}
-        return Item(name, costs, {"divergence": measured, "output error": relative})
+        return Item(name, self.costs()[name], {"divergence": measured, "output error": relative})
 
     def _round(self, name: str, matrix: np.ndarray, moments: np.ndarray, bits: int) -> Blocks:
         block, symmetric = self._options.block, self._options.is_symmetric(bits)
@@ -167,21 +175,22 @@ class DecoderSearch:
                 self._measured[key] = self._divergence(stream, self._count)
         return self._measured[key]
 
-    def write(self, widths: Mapping[str, str], folder: Path) -> int:
-        """Write the graph into ``folder``; returns the bytes of its files."""
+    def write(self, widths: Mapping[str, str], folder: Path) -> None:
+        """Write the graph into ``folder``, by the roundings that were kept."""
+        self.items()  # makes those
         self._plan.widths = dict(widths)
         rewrite_decoder(self._path, folder, self._options, plan=self._plan)
-        return sum(file.stat().st_size for file in folder.iterdir())
 
     def fixed_bytes(self) -> int:
         """Of all graphs and weights of the bundle, what does not depend on the widths."""
-        least = dict.fromkeys(self._linears, "int4")
+        plan = LayerPlan(dict.fromkeys(self._linears, "int4"))
         with tempfile.TemporaryDirectory(prefix="farthing-budget-") as folder:
-            size = self.write(least, Path(folder))
+            rewrite_decoder(self._path, Path(folder), replace(self._options, rounding="nearest"), plan=plan)
+            size = sum(file.stat().st_size for file in Path(folder).iterdir())
         manifest = self._source.manifest
         files = manifest["files"]
         others = {f for n, g in manifest["graphs"].items() if n != names.DECODER for f in (g["file"], *g["data"])}
-        return size - sum(item.costs["int4"] for item in self.items()) + sum(files[f]["bytes"] for f in others)
+        return size - sum(cost["int4"] for cost in self.costs().values()) + sum(files[f]["bytes"] for f in others)
 
     def uniforms(self) -> dict[str, dict[str, str]]:
         """Every uniform choice, with the head like the layers or wider."""
@@ -195,7 +204,9 @@ class DecoderSearch:
 
     def within(self, budget: int) -> Found:
         """The best widths with at most ``budget`` bytes of graphs and weights. Raises RequestError where there is no choice."""
-        return search(self.items(), budget, self.fixed_bytes(), self.uniforms(), self.measure, self._progress)
+        fixed = self.fixed_bytes()
+        check_budget(list(self.costs().values()), budget, fixed)  # before minutes of reading
+        return search(self.items(), budget, fixed, self.uniforms(), self.measure, self._progress)
 
 
 def check_source(source: Bundle, what: str) -> None:

@@ -142,13 +142,22 @@ def _target(
     if maker.op_type in _NORMS:
         gain = maker.input[_NORMS[maker.op_type]]
         return ([gain], 0, None, 0) if owned(gain) else None
-    before = makers.get(maker.input[0])
-    if before is None or before.op_type != "Linear" or not single(maker.input[0]):
+    value = maker.input[0]
+    before = makers.get(value)
+    if before is None or not single(value):
         return None
-    if not all(owned(name) for name in before.input[1:]):
+    names = []
+    if before.op_type == "Add":  # of a bias
+        names, value = [before.input[1]], before.input[0]
+        before = makers.get(value)
+        if before is None or not single(value):
+            return None
+    if before.op_type != "Linear":
+        return None
+    names = [*before.input[1:], *names]
+    if not all(owned(name) for name in names):
         return None
     model, kv = manifest["model"], manifest["kv"]
-    names = list(before.input[1:])
     if maker.op_type == "SwiGLU":
         width = model.get("intermediate_size")
         return None if width is None else (names, width, None, 2 * width)
