@@ -55,7 +55,7 @@ def find_weights(model: onnx.ModelProto) -> tuple[list[Weight], dict[str, str]]:
     for layer in find_layers(model):
         by_name.setdefault(layer.weight, []).append(layer)
     shapes = {t.name: list(t.dims) for t in model.graph.initializer}
-    readers = _readers(model)
+    readers = count_readers(model)
     weights, left = [], {}
     for name, uses in by_name.items():
         reason = _reason(model, shapes[name], uses, readers[name])
@@ -86,7 +86,7 @@ def _reason(model: onnx.ModelProto, shape: list[int], uses: list[Layer], readers
     return None
 
 
-def _readers(model: onnx.ModelProto) -> dict[str, int]:
+def count_readers(model: onnx.ModelProto) -> dict[str, int]:
     """How often each name is read, by nodes, subgraphs or as an output."""
     counts: dict[str, int] = {}
     waiting = [model.graph]

@@ -18,8 +18,8 @@ from .stand_in import open_in_memory
 
 
 class NetworkMoments:
-    """Mean of x x^T, float64 [inputs,inputs], of the rows x that enter each weight of ``model`` while it is fed ``samples``. Tensors outside the
-    model lie in ``folder``.
+    """Means of x x^T, float64 [inputs,inputs], and of x, of the rows x that enter each weight of ``model`` while it is fed ``samples``. Tensors
+    outside the model lie in ``folder``.
 
     A row is what one place of a text, or one pixel of a convolution, has. Asked for in the order of the graph, they are collected in groups of
     at most LIMIT bytes, each by a pass over the data.
@@ -36,6 +36,7 @@ class NetworkMoments:
         self._model, self._folder = model, folder
         self._weights, self._samples, self._progress = list(weights), samples, progress
         self._held: dict[str, np.ndarray] = {}
+        self._means: dict[str, np.ndarray] = {}
         self.rows: dict[str, int] = {}
         """Of each weight collected so far: how many rows it saw."""
 
@@ -44,6 +45,12 @@ class NetworkMoments:
         if weight.name not in self._held:
             self._collect(weight)
         return self._held[weight.name]
+
+    def mean(self, weight: Weight) -> np.ndarray:
+        """Mean input of ``weight``, float64 [inputs]."""
+        if weight.name not in self._means:
+            self._collect(weight)
+        return self._means[weight.name]
 
     def _collect(self, weight: Weight) -> None:
         group: list[Weight] = []
@@ -55,6 +62,7 @@ class NetworkMoments:
             group.append(one)
         self._held = {}  # before the next ones need the memory
         sums = {w.name: np.zeros((w.inputs, w.inputs)) for w in group}
+        means = {w.name: np.zeros(w.inputs) for w in group}
         counts = dict.fromkeys(sums, 0)
         values = list(dict.fromkeys(use.input for w in group for use in w.uses))
         session, strides = _open(self._model, self._folder, values)
@@ -70,6 +78,7 @@ class NetworkMoments:
                         shared[key] = rows_of(found[use.input], use.kind, key[1:])
                     rows = shared[key]
                     sums[one.name] += rows.T @ rows
+                    means[one.name] += rows.sum(0, dtype=np.float64)
                     counts[one.name] += len(rows)
             self._progress("reading", done + 1, self._samples.count)
         for name, total in sums.items():
@@ -83,6 +92,7 @@ class NetworkMoments:
                     )
                 )
             self._held[name] = total / max(counts[name], 1)
+            self._means[name] = means[name] / max(counts[name], 1)
             self.rows[name] = counts[name]
 
 

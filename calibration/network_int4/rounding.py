@@ -13,14 +13,19 @@ from ..budget.sizes import product_error
 from ..quantize.awq import scaled_moments
 from ..quantize.blocks import Blocks, round_blocks
 from ..quantize.gptq import round_gptq
+from ..static.layers import read_weight
 from .layers import Weight
 from .moments import NetworkMoments
 from .options import WeightOptions
 
 
+_NOISE = 1e-6
+
+
 class Rounder:
     """Rounds weights of ``model`` by ``options``; ``moments`` of their inputs, where rounding or a search needs them. ``factors``: by name
-    of the weight, what its columns were multiplied by (the model is the one that has them so)."""
+    of the weight, what its columns were multiplied by (the model is the one that has them so). ``biases``: by name of the weight, those that make up for
+    what rounding does to the mean."""
 
     def __init__(
         self,
@@ -29,9 +34,11 @@ class Rounder:
         options: WeightOptions,
         moments: NetworkMoments | None,
         factors: Mapping[str, np.ndarray] | None = None,
+        biases: Mapping[str, str] | None = None,
     ) -> None:
         self._model, self._folder, self._options, self._moments = model, folder, options, moments
         self._factors = factors or {}
+        self._biases = {} if biases is None else biases
         self._made: dict[tuple[str, int], Blocks] = {}
         self._errors: dict[tuple[str, int], float] = {}
 
@@ -57,12 +64,24 @@ class Rounder:
             self._made[key] = made
         return self._made[key]
 
-    def stored(self, weight: Weight, bits: int) -> np.ndarray:
-        """What its codes stand for, float32 in the layout of the initializer."""
-        return weight.stored(self.blocks(weight, bits).dense())
+    def arrays(self, weight: Weight, bits: int) -> dict[str, np.ndarray]:
+        """What its codes stand for, float32 in the layout of the initializer, and its bias, by their names."""
+        dense = self.blocks(weight, bits).dense()
+        return {weight.name: weight.stored(dense), **self.bias(weight, bits)}
+
+    def bias(self, weight: Weight, bits: int) -> dict[str, np.ndarray]:
+        """Its bias [outputs], by name, where it has one that makes up for rounding."""
+        name = self._biases.get(weight.name)
+        if name is None or self._moments is None:
+            return {}
+        mean = self._moments.mean(weight)
+        if weight.name in self._factors:
+            mean = mean / self._factors[weight.name]
+        wrong = self.matrix(weight) - self.blocks(weight, bits).dense()
+        return {name: (read_weight(self._model, self._folder, name) + wrong @ mean).astype(np.float32)}
 
     def error(self, weight: Weight, bits: int) -> float:
-        """Mean squared error of its outputs on the calibration data."""
+        """Mean squared error of its outputs on the calibration data, with its bias."""
         key = weight.name, bits
         if key not in self._errors:
             dense = self.blocks(weight, bits).dense()
@@ -70,7 +89,7 @@ class Rounder:
         return self._errors[key]
 
     def power(self, weight: Weight) -> float:
-        """Mean square of its outputs on the calibration data, summed over outputs."""
+        """Mean square of its outputs on the calibration data (their variance where a bias takes the mean), summed over outputs."""
         matrix = self.matrix(weight)
         return product_error(matrix, np.zeros_like(matrix), self._moments_of(weight))
 
@@ -78,5 +97,9 @@ class Rounder:
         if self._moments is None:
             raise ValueError(f"moments of {weight.name} are needed, and were not collected")
         found = self._moments.of(weight)
+        if weight.name in self._biases:
+            mean = self._moments.mean(weight)
+            # Sums of float32 products leave a covariance uncertain by this much of the moments.
+            found = found - np.outer(mean, mean) + _NOISE * np.diag(np.diag(found))
         factors = self._factors.get(weight.name)
         return found if factors is None else scaled_moments(found, factors)

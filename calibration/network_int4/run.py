@@ -26,6 +26,7 @@ from ..evaluate_network import NetworkEvaluation, compare_networks
 from ..network_data import Samples, samples_of
 from ..network_kl import kind_of
 from ..quantize.options import SMALLEST_BLOCK
+from .biases import find_biases
 from .fold import fold_factors
 from .layers import find_weights
 from .moments import NetworkMoments
@@ -162,7 +163,8 @@ class Job:
             moments = NetworkMoments(self.model, self.folder, self.weights, samples, self._progress)
         if options.rounding.startswith("awq") and moments is not None:
             factors = fold_factors(self.model, self.folder, self.weights, moments, options)
-        return Rounder(self.model, self.folder, options, moments, factors), factors
+        biases = find_biases(self.model, self.weights) if options.rounding.endswith("gptq") else {}
+        return Rounder(self.model, self.folder, options, moments, factors, biases), factors
 
     def searched(self, rounder: Rounder, samples: Samples) -> Search:
         """A search for widths on ``samples``."""
@@ -205,6 +207,10 @@ class Job:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         rewrite(model, self.weights, rounded)
+        for weight in chosen:
+            for name, array in rounder.bias(weight, rounded[weight.name][0]).items():
+                tensor = next(t for t in model.graph.initializer if t.name == name)
+                tensor.CopyFrom(numpy_helper.from_array(array, name))
         held = {t.name: t for t in model.graph.initializer}
         tables = {n: np.asarray(numpy_helper.to_array(held[n], str(self.folder))) for n in self.tables}
         for name, table in tables.items():

@@ -68,7 +68,7 @@ class Search:
 
     def _item(self, weight: Weight, done: int) -> Item:
         errors = {FLOAT: 0.0} | {width: self._rounder.error(weight, bits) for width, bits in BITS.items()}
-        alone = replaced(self._model, {weight.name: self._rounder.stored(weight, 4)})
+        alone = replaced(self._model, self._rounder.arrays(weight, 4))
         found = results(open_in_memory(alone, self._folder), self._feeds[:ALONE])
         loss = divergence(self._kind, self._wanted[:ALONE], found).kl.value
         self.alone[weight.name] = float(f"{loss:.6g}")
@@ -86,7 +86,7 @@ class Search:
     def session(self, widths: Mapping[str, str]) -> onnxruntime.InferenceSession:
         """The network with each weight at its width, computing in float."""
         chosen = [(w, BITS[widths[w.name]]) for w in self._weights if widths[w.name] in BITS]
-        arrays = {weight.name: self._rounder.stored(weight, bits) for weight, bits in chosen}
+        arrays = {n: a for weight, bits in chosen for n, a in self._rounder.arrays(weight, bits).items()}
         return open_in_memory(replaced(self._model, arrays), self._folder)
 
     def measure(self, widths: Mapping[str, str]) -> float:

@@ -56,6 +56,12 @@ def round_gptq(matrix: np.ndarray, moments: np.ndarray, bits: int, block: int, *
 
 def _inverse_factor(moments: np.ndarray) -> np.ndarray:
     """The upper triangular U, float32, with U^T U the inverse of the damped moments."""
-    damped = moments.astype(np.float64)
-    damped[np.diag_indices_from(damped)] += DAMPING * np.mean(np.diag(damped))
-    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    wide = moments.astype(np.float64)
+    damping = DAMPING * max(float(np.mean(np.diag(wide))), np.finfo(np.float32).tiny)
+    while True:
+        damped = wide.copy()
+        damped[np.diag_indices_from(damped)] += damping
+        try:
+            return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+        except np.linalg.LinAlgError:  # sums rounded so that they are no moments any more
+            damping *= 10
