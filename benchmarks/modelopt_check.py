@@ -4,7 +4,7 @@
 
 ModelOpt quantises the PyTorch model (`modelopt.torch.quantization`) in an environment of its own, which the first call makes; ours is
 `farthing quantize` on the exported graph. Every second text calibrates, the others measure. Blocks of 32 without zero points for 4 bits on both sides, per-channel
-weights and one scale per activation for 8 bits; word tables stay in float32. The two float models are compared first.
+weights and one scale per activation for 8 bits; word tables and what enters LayerNorm stay in float32. The two float models are compared first.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def worker(job: Path) -> None:
     for name in THEIRS.values():
         config = _in_blocks(copy.deepcopy(getattr(mtq, name)))
         made = mtq.quantize(open_model(), config, lambda model: embed(model, "calibration"))
+        # Its int8 rounds what enters LayerNorm as well, whose outliers bring the rank correlation to 0.69. We leave that in float.
+        mtq.disable_quantizer(made, "*LayerNorm*")
         results[name] = embed(made, "measured")
     np.savez(job / "results.npz", **results)
 
