@@ -19,10 +19,12 @@ from onnx import TensorProto, helper
 from rtx import needs_rtx, rtx, write_plan
 from test_decoder_reference import smollm2
 from test_judge import a_judge
+from test_network_int4 import write_normed, write_pointwise
 from test_static_quantize import encoder, pictures, text
 from vlm_models import write_llava
 from vlora_models import write_vlora
 
+from farthing.calibration.network_int4 import WeightOptions, quantize_weights
 from farthing.calibration.quantize import Options, quantize
 from farthing.calibration.static import StaticOptions, quantize_network
 from farthing.errors import BundleError
@@ -87,6 +89,19 @@ def test_small_floats_build_where_the_device_has_them(bundle, tmp_path, storage,
     assert made.graphs["decoder"]["bytes"] > 100_000
 
 
+@pytest.mark.parametrize("trt", (None, "10.3"))
+def test_a_cache_of_int8_builds(bundle, tmp_path, trt):
+    """Its TensorScatter becomes ScatterND, which TensorRT has in int8; so past and present are two buffers."""
+    made = quantize(
+        bundle("qwen3", "float32"), tmp_path / "b", Options("int8", 16, symmetric=True, kv="int8"), measure=False
+    )
+    result = compile_bundle(made.path, "tensorrt-rtx", sm=[89], trt=trt, out=tmp_path / "out", **SMALL)
+    compiled = open_compiled(result.path)
+    assert compiled.file("decoder").read_bytes()[1:4] == b"trt"
+    assert compiled.index["graphs"]["decoder"]["in_place"] is False
+    assert not [w for w in compiled.index["warnings"] if "Int64 binding" not in w]
+
+
 @pytest.mark.parametrize(("family", "storage"), (("qwen3", "float32"), ("llama", "int4")))
 def test_graphs_for_jetpack_6_build_as_well(bundle, tmp_path, family, storage):
     result = compile_bundle(bundle(family, storage), "tensorrt-rtx", sm=[89], trt="10.3", out=tmp_path, **SMALL)
@@ -129,6 +144,21 @@ def test_networks_build(tmp_path, kind, trt):
     made = compile_bundle(path, "tensorrt-rtx", sm=[89], trt=trt, out=tmp_path / "out", batch=2, chunk=32)
     entry = open_compiled(made.path).index["graphs"]["network"]
     assert [p["name"] for p in entry["profiles"]] == ["run"]
+    assert not [w for w in open_compiled(made.path).index["warnings"] if "nused" in w]
+
+
+@pytest.mark.parametrize(("kind", "trt"), (("encoder", None), ("pointwise", None), ("normed", "10.3")))
+def test_networks_with_int4_weights_build(tmp_path, kind, trt):
+    """Matrices and convolutions of 1 x 1; the last from an old opset, behind factors of AWQ."""
+    if kind == "encoder":
+        path, data = encoder(tmp_path), {"text": text(tmp_path)}
+    else:
+        write = write_pointwise if kind == "pointwise" else write_normed
+        path = import_onnx(write(tmp_path / "n.onnx"), tmp_path / "b").path
+        data = {"images": pictures(tmp_path / "pictures")}
+    options = WeightOptions(symmetric=True, rounding="awq" if kind == "normed" else "nearest")
+    path = quantize_weights(path, tmp_path / "int4", options, limit=8, **data).path
+    made = compile_bundle(path, "tensorrt-rtx", sm=[120], trt=trt, out=tmp_path / "out", batch=2, chunk=32)
     assert not [w for w in open_compiled(made.path).index["warnings"] if "nused" in w]
 
 

@@ -70,7 +70,7 @@ class DecoderSearch:
 
     def _find(self) -> dict[str, tuple[str, str]]:
         """Name of each matrix -> (tensor, value that enters it), in the order of the graph."""
-        found = {}
+        found: dict[str, tuple[str, str]] = {}
         for node in self._model.graph.node:
             if node.domain == DOMAIN and node.op_type == "Linear" and node.input[1] in self._tensors:
                 name = HEAD if node.output[0] == names.LOGITS else node.input[1]

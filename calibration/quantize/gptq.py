@@ -57,7 +57,7 @@ def round_gptq(matrix: np.ndarray, moments: np.ndarray, bits: int, block: int, *
 def _inverse_factor(moments: np.ndarray) -> np.ndarray:
     """The upper triangular U, float32, with U^T U the inverse of the damped moments."""
     wide = moments.astype(np.float64)
-    damping = DAMPING * max(float(np.mean(np.diag(wide))), np.finfo(np.float32).tiny)
+    damping = DAMPING * max(float(np.mean(np.diag(wide))), float(np.finfo(np.float32).tiny))
     while True:
         damped = wide.copy()
         damped[np.diag_indices_from(damped)] += damping
