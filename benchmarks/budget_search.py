@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from farthing.calibration.evaluate_network import spearman
 from farthing.calibration.network_data import samples_of
 from farthing.calibration.network_int4 import WeightOptions
 from farthing.calibration.network_int4.run import Job
@@ -97,10 +98,16 @@ def points(case: DecoderCase | NetworkCase, budgets: int, folder: Path) -> list[
     def size(widths: dict[str, str]) -> int:
         return fixed + sum(item.costs[widths[item.name]] for item in items)
 
+    def predicted(widths: dict[str, str]) -> float:
+        return sum(item.losses["divergence"][widths[item.name]] for item in items)
+
+    alone = [[item.losses[way]["int4"] for item in items] for way in ("divergence", "output error")]
+    print(f"rank correlation of the two predictions: {spearman(np.array(alone[0]), np.array(alone[1])):.3f}")
     made: list[Point] = []
     for name, widths in case.search.uniforms().items():
         if name.startswith(("int4", "int8")):
             made.append({"name": f"uniform {name}", "bytes": size(widths), "kl": case.search.measure(widths)})
+            made[-1]["predicted"] = predicted(widths)
             made[-1]["held_out"] = case.held_out(widths, folder)
     least = min(p["bytes"] for p in made)
     most = size({item.name: "int8" for item in items})
@@ -110,6 +117,8 @@ def points(case: DecoderCase | NetworkCase, budgets: int, folder: Path) -> list[
         best = found.best_uniform
         row = {"name": found.best.name, "limit": limit, "bytes": found.best.bytes, "kl": found.best.kl}
         row["held_out"] = case.held_out(found.best.widths, folder)
+        row["predicted"] = predicted(found.best.widths)
+        row["by_output_error"] = next(c.kl for c in found.candidates if c.name == "search by output error")
         row["best_uniform"] = None if best is None else best.kl
         made.append(row)
         print(row, flush=True)

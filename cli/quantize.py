@@ -33,11 +33,13 @@ Examples:
   farthing quantize smollm2 --out cache-alone --weights same --kv int8
   farthing quantize minilm --out minilm-int8 --text my-domain.txt
   farthing quantize efficientnet --out efficientnet-int8 --images my-pictures
+  farthing quantize smollm2 --out fits --budget 140 --rounding gptq
+  farthing quantize minilm --out minilm-int4 --weights int4 --text my-domain.txt
 
 \b
 An encoder or vision model (`farthing import`, `export encoder | vision`) gets int8 weights (a scale per output) and int8
 activations (one scale each) in its Conv, MatMul and Gemm, as explicit Q/DQ nodes. Half of the sentences or pictures
-calibrates, the other half measures the loss.
+calibrates, the other half measures the loss. With --weights int4 or --budget its weights alone are stored in blocks.
 
 \b
 What happens, in this order; nothing appears at --out before the last step:

@@ -71,11 +71,9 @@ def find_factors(
     options: Options,
     moments: InputMoments,
     *,
-    values: bool = True,
     progress: Progress = no_progress,
 ) -> Factors:
-    """Search factors for all matrices of the decoder graph in file ``path`` whose inputs can take them. ``values`` False leaves those of
-    the attention's output alone, where a cache of rounded values was fitted to them as they are."""
+    """Search factors for all matrices of the decoder graph in file ``path`` whose inputs can take them."""
     model = onnx.load(str(path), load_external_data=False)
     graph = model.graph
     source = SourceTensors(path, model)
@@ -103,7 +101,7 @@ def find_factors(
         maker = makers.get(x)
         if maker is None or not single(x):
             continue
-        target = _target(maker, makers, owned, single, manifest, values)
+        target = _target(maker, makers, owned, single, manifest)
         if target is None:
             continue
         names, place, groups, whole = target
@@ -135,7 +133,6 @@ def _target(
     owned: Any,
     single: Any,
     manifest: Mapping[str, Any],
-    values: bool,
 ) -> tuple[list[str], int, np.ndarray | None, int] | None:
     """Where the inputs that ``maker`` makes can be divided: (tensors, their first row, number of the row of each input or None for one each,
     rows in all; 0 for a gain), or None."""
@@ -161,7 +158,7 @@ def _target(
     if maker.op_type == "SwiGLU":
         width = model.get("intermediate_size")
         return None if width is None else (names, width, None, 2 * width)
-    if maker.op_type == "CachedAttention" and values:
+    if maker.op_type == "CachedAttention":
         heads, shared, size = model["heads"], kv["kv_heads"], kv["head_dim"]
         place = np.arange(heads * size)
         groups = place // size // (heads // shared) * size + place % size

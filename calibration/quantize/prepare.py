@@ -38,11 +38,7 @@ def prepare(
         return Prepared(plan, {})
     if options.rounding.startswith("awq"):
         check_source(source, f"--rounding {options.rounding}")
-        # A cache in 8 bits has scales that were fitted to the values as they are.
-        values = getattr(options, "kv", "float32") != "int8"
-        plan.factors = find_factors(
-            source.graph(DECODER), source.manifest, options, moments, values=values, progress=progress
-        )
+        plan.factors = find_factors(source.graph(DECODER), source.manifest, options, moments, progress=progress)
     if options.budget is None:
         return Prepared(plan, {})
     check_source(source, "--budget")
