@@ -52,7 +52,7 @@ def inspect_text(r: dict[str, Any]) -> str:
         f"{r['name']}  ({r['path']}, format {r['format_version']})",
         f"  method      {r['method']['id']}: run once per input, {r['method']['guarantee']}",
         f"  model       {r['model']['family']}, {r['model']['parameters'] / 1e6:.1f} M parameters",
-        f"  weights     {r['quantization']['weights']}"
+        f"  weights     {_widths(r['quantization'])}"
         + (f", activations {r['quantization']['activations']}" if "activations" in r["quantization"] else ""),
         f"  tokenizer   {'none' if r['tokenizer'] is None else str(r['tokenizer']['vocab_size']) + ' ids'}",
         f"  from        {origin['checkpoint']['kind']} {origin['checkpoint']['name']} "
@@ -66,6 +66,12 @@ def inspect_text(r: dict[str, Any]) -> str:
         f"  memory      {memory['weights'] / 2**20:.1f} MiB weights + {memory['margin'] / 2**20:.0f} MiB for the rest"
     )
     return "\n".join(lines)
+
+
+def _widths(quantization: dict[str, Any]) -> str:
+    from .inspect import widths_text
+
+    return widths_text(quantization) if "layers" in quantization else str(quantization["weights"])
 
 
 def bench_network(path: str, *, batch: int, length: int, runs: int, threads: int) -> dict[str, Any]:

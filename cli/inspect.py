@@ -207,9 +207,16 @@ def _carried(report: dict[str, Any]) -> str:
     return f"key/value cache, {memory['kv'] // memory['context']:,} bytes a token"
 
 
+def widths_text(quantization: dict[str, Any]) -> str:
+    """How many matrices have which width, of a bundle made within a number of bytes."""
+    counts = Counter(quantization["layers"].values())
+    shown = ", ".join(f"{width} in {count}" for width, count in sorted(counts.items()))
+    return f"{shown} matrices (within {quantization['budget']['limit'] / 1e6:.1f} MB)"
+
+
 def _weights(quantization: dict[str, Any]) -> str:
     matrices = quantization["weights"]
-    text = f"{matrices} matrices"
+    text = f"{matrices} matrices" if "layers" not in quantization else widths_text(quantization)
     if "block" in quantization:
         text += f" in blocks of {quantization['block']}"
     text += f", {quantization.get('embedding', matrices)} embedding, {quantization.get('head', matrices)} head"

@@ -317,6 +317,7 @@ def test_commands(tmp_path: Path) -> None:
     megabytes = str(1.3 * open_bundle(out, networks=True).weight_bytes / 1e6)
     found = run("quantize", source, "--out", str(tmp_path / "b"), "--budget", megabytes, "--text", document)
     assert "taken: " in found and "uniform int4" in found
+    assert "matrices (within " in run("inspect", str(tmp_path / "b"))
     for arguments, words in (
         (("--weights", "int4", "--head", "int4"), "--head for int4 weights of a network"),
         (("--budget", "1", "--weights", "int4"), "--weights is 'int4', expected absent with --budget"),
