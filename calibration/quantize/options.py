@@ -83,7 +83,7 @@ class Options:
             raise RequestError(
                 found_wanted("what is to change", "nothing", "weights, head, embedding or cache", "name one of them")
             )
-        return replace(self, **resolved)
+        return replace(self, embedding=resolved["embedding"], weights=resolved["weights"], head=resolved["head"])
 
     def is_symmetric(self, bits: int) -> bool:
         """Whether blocks of ``bits`` do without a zero point."""

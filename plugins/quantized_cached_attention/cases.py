@@ -23,6 +23,8 @@ def cases() -> Iterator[Case]:
     for case in float_cases.cases():
         if case.name.startswith("stale-") and not case.name.endswith("-1e+04"):
             continue  # a code is never NaN nor infinite
+        if case.name.endswith(("w1", "w1n", "w5", "w5n", "w7n", "w64n", "w70")):
+            continue  # windows are the same code; a third of the rows is enough
         yield coded(rng, case)
     yield from extremes()
     yield from refused(rng)
@@ -32,7 +34,7 @@ def coded(rng: np.random.Generator, case: Case) -> Case:
     """The same row over caches of codes, with scales that keep new numbers away from ties: faces round differently before them."""
     qkv, cos, sin, past_k, past_v, past_len, *rest = case.inputs
     assert qkv is not None and cos is not None and sin is not None and past_k is not None and past_v is not None
-    q_norm, k_norm, visible = [*rest, *[None] * (3 - len(rest))]
+    q_norm, k_norm, visible = (rest[i] if i < len(rest) else None for i in range(3))
     if case.refuses is None:
         keys, values = _new_rows(qkv, cos, sin, k_norm, case.attributes)
         scales = _scales(rng, keys), _scales(rng, values)
@@ -103,7 +105,7 @@ def refused(rng: np.random.Generator) -> Iterator[Case]:
     base = coded(rng, replace(good, refuses="x")).inputs
     base[_AT["past_len"]] = np.array([3], np.int64)
 
-    def bad(name: str, port: str, to: np.ndarray, text: str, stage: str = "shapes") -> Case:
+    def bad(name: str, port: str, to: np.ndarray, text: str | tuple[str, ...], stage: str = "shapes") -> Case:
         inputs = list(base)
         inputs[_AT[port]] = to
         return Case("QuantizedCachedAttention", f"bad-{name}", inputs, good.attributes, refuses=text, stage=stage)

@@ -110,7 +110,7 @@ def body(attributes: Mapping[str, Any], present: Sequence[bool]) -> Any:
     q, k, v = turned_heads(w, attributes, given)
     one = w.real(1.0)
     zero = w.node("Constant", [], value=onnx.helper.make_tensor("", onnx.TensorProto.INT8, [], [0]))
-    wide = []
+    wide: list[Any] = []
     for new, scale, past, out in ((k, "k_scale", "past_k", "present_k"), (v, "v_scale", "past_v", "present_v")):
         steps = w.node("Div", [new, w.node("Unsqueeze", [scale, w.ints(1)])])
         rows = w.node("QuantizeLinear", [steps, one, zero])
