@@ -33,7 +33,8 @@ class NetworkMoments:
         samples: Samples,
         progress: Progress = no_progress,
     ) -> None:
-        self._model, self._folder = model, folder
+        self._model, self._folder = onnx.ModelProto(), folder
+        self._model.CopyFrom(model)  # the caller may change its own before the last group is collected
         self._weights, self._samples, self._progress = list(weights), samples, progress
         self._held: dict[str, np.ndarray] = {}
         self._means: dict[str, np.ndarray] = {}

@@ -18,8 +18,8 @@ from .layers import Weight
 from .moments import NetworkMoments
 from .options import WeightOptions
 
-
 _NOISE = 1e-6
+"""Share of the moments that a covariance is uncertain by, since products are summed in float32."""
 
 
 class Rounder:
@@ -99,7 +99,6 @@ class Rounder:
         found = self._moments.of(weight)
         if weight.name in self._biases:
             mean = self._moments.mean(weight)
-            # Sums of float32 products leave a covariance uncertain by this much of the moments.
             found = found - np.outer(mean, mean) + _NOISE * np.diag(np.diag(found))
         factors = self._factors.get(weight.name)
         return found if factors is None else scaled_moments(found, factors)
