@@ -81,6 +81,7 @@ def inspect(bundle: Bundle, context: int | None = None) -> dict[str, Any]:
             "beyond_training": context > trained,
             "weights": bundle.weight_bytes,
             "kv": kv,
+            "kv_dtype": m["kv"]["dtype"] if "kv" in m else None,
             "margin": MARGIN,
             "total": bundle.weight_bytes + kv + MARGIN,
         },
@@ -204,7 +205,7 @@ def _carried(report: dict[str, Any]) -> str:
     if state := report["state"]:
         return f"state, {state['layers']} x {state['rows']} rows of {state['width']}, the same for every context"
     memory = report["memory"]
-    return f"key/value cache, {memory['kv'] // memory['context']:,} bytes a token"
+    return f"key/value cache, {memory['kv_dtype']}, {memory['kv'] // memory['context']:,} bytes a token"
 
 
 def widths_text(quantization: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ def memory_by_context(weights: int, memory: Sequence[tuple[int, int]]) -> str:
     places = range(len(memory))
     axes.bar(places, [weights / 1e6] * len(memory), label="graph and weights", color=_colour(0, 2))
     cache = [b / 1e6 for _, b in memory]
-    axes.bar(places, cache, bottom=weights / 1e6, label="cache or state, float32", color=_colour(1, 2))
+    axes.bar(places, cache, bottom=weights / 1e6, label="cache or state", color=_colour(1, 2))
     axes.set_xticks(places, [str(n) for n, _ in memory])
     axes.set_xlabel("context, tokens")
     axes.set_ylabel("MB")
