@@ -88,6 +88,34 @@ void place_row(const AttentionArgs<T>& a, std::size_t b, std::size_t row) {
   }
 }
 
+// out[0..4) = sum of each of four vectors, by the very additions of sum(), made side by side: a head of 64 features is four vectors, so
+// that adding lanes up takes as long as multiplying.
+inline void store_sums(const Vec (&v)[4], float* out) {
+#if defined(__AVX512F__)
+  const auto a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+  __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0xee));
+  all = _mm512_add_ps(all, _mm512_movehdup_ps(all));
+  const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all)));
+#elif defined(__AVX2__)
+  const auto a = (__m256)v[0], b = (__m256)v[1], c = (__m256)v[2], d = (__m256)v[3];
+  __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
+  ab = _mm256_add_ps(ab, _mm256_permute_ps(ab, 0xee));
+  cd = _mm256_add_ps(cd, _mm256_permute_ps(cd, 0xee));
+  ab = _mm256_add_ps(ab, _mm256_movehdup_ps(ab));
+  cd = _mm256_add_ps(cd, _mm256_movehdup_ps(cd));
+  const __m256 firsts = _mm256_shuffle_ps(ab, cd, 0);  // a a c c | b b d d
+  const __m128 low = _mm256_castps256_ps128(firsts), high = _mm256_extractf128_ps(firsts, 1);
+  _mm_storeu_ps(out, _mm_movelh_ps(_mm_unpacklo_ps(low, high), _mm_unpackhi_ps(low, high)));
+#else
+  for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
+#endif
+}
+
 // scores[r * kKeys + c] = q[r] . k[c]: the tile of plugins/linear, without its blocking.
 template <std::size_t kR, std::size_t kC, class T>
 inline void dot_tile(const float* q, const T* k, std::size_t dim, float* scores) {
@@ -108,7 +136,11 @@ inline void dot_tile(const float* q, const T* k, std::size_t dim, float* scores)
     }
   }
   for (std::size_t r = 0; r < kR; ++r) {
-    for (std::size_t c = 0; c < kC; ++c) scores[r * kKeys + c] = sum(acc[r][c]);
+    if constexpr (kC == 4) {
+      store_sums(acc[r], scores + r * kKeys);
+    } else {
+      for (std::size_t c = 0; c < kC; ++c) scores[r * kKeys + c] = sum(acc[r][c]);
+    }
   }
 }
 
