@@ -117,6 +117,11 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
     show_default=True,
     help="The same: share of the weights that stays in float, the most sensitive layers.",
 )
+@click.option(
+    "--target",
+    type=float,
+    help="The same: layers stay in float until the calibrating half agrees this much.  [default: 0.995; none with --keep; 0 for none]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, for scripts.")
 def quantize_command(
     bundle: str,
@@ -136,6 +141,7 @@ def quantize_command(
     ranges: str,
     smooth: bool,
     keep: float,
+    target: float | None,
     as_json: bool,
 ) -> None:
     """The command itself; its help is HELP."""
@@ -151,7 +157,8 @@ def quantize_command(
         if limit is not None or (_given("weights") and weights == "int4"):
             _quantize_weights(bundle, out, text or calibration, images, limit, as_json)
             return
-        _quantize_network(bundle, out, text or calibration, images, StaticOptions(ranges, smooth, keep), as_json)
+        options8 = StaticOptions(ranges, smooth, keep, rounding or "gptq", target=target)
+        _quantize_network(bundle, out, text or calibration, images, options8, as_json)
         return
     if images is not None:
         raise RequestError(found_wanted("--images", "given", "absent for a model that decodes tokens", "leave it out"))
@@ -172,8 +179,11 @@ def quantize_command(
 
 def _report(result: QuantizeResult) -> str:
     o, loss = result.options, result.loss
+    what = f"{o.weights} {_blocks(o)}, head {o.head}"
+    if result.layers is not None:
+        what = f"{_counts(result.layers)} {_blocks(o)}"
     lines = [
-        f"{result.path}: {o.weights} {_blocks(o)}, head {o.head}, embedding {o.embedding}, rounding {o.rounding}, {result.seconds:.1f} s",
+        f"{result.path}: {what}, embedding {o.embedding}, rounding {o.rounding}, {result.seconds:.1f} s",
         "",
         f"{'':<18}{'source':>12}{'quantised':>12}",
         f"{'graph, MB':<18}{result.source_bytes / 1e6:>12.1f}{result.bytes / 1e6:>12.1f}",
@@ -224,7 +234,7 @@ def _quantize_weights(
     from .export import progress_bar
 
     given = click.get_current_context().params
-    for name in ("head", "kv", "no_measure", "ranges", "smooth", "keep"):
+    for name in ("head", "kv", "no_measure", "ranges", "smooth", "keep", "target"):
         if _given(name):
             raise RequestError(
                 found_wanted(
@@ -250,9 +260,8 @@ def _quantize_weights(
     if as_json:
         click.echo(json.dumps(r.as_json()))
         return
-    counts = ", ".join(f"{w} {list(r.widths.values()).count(w)}" for w in sorted(set(r.widths.values())))
     click.echo(
-        f"{r.path}: weights {counts}, blocks of {options.block}, rounding {options.rounding}, {r.seconds:.1f} s\n"
+        f"{r.path}: {_counts(r.widths)}, blocks of {options.block}, rounding {options.rounding}, {r.seconds:.1f} s\n"
         f"graph, MB         {r.source_bytes / 1e6:.1f} -> {r.bytes / 1e6:.1f}"
     )
     if options.rounding.startswith("awq"):
@@ -262,6 +271,12 @@ def _quantize_weights(
     for name, why in r.left.items():
         click.echo(f"  stays float     {name}: {why}")
     _network_loss(r.loss)
+
+
+def _counts(widths: dict[str, str]) -> str:
+    """How many matrices have which width."""
+    used = list(widths.values())
+    return "matrices " + ", ".join(f"{width} {used.count(width)}" for width in sorted(set(used)))
 
 
 def _candidates(search: dict[str, Any]) -> list[str]:
@@ -277,6 +292,8 @@ def _network_loss(loss: NetworkEvaluation) -> None:
     for name in ("rank_correlation", "same_top", "correlation"):
         if (interval := getattr(loss, name)) is not None:
             click.echo(f"  {name.replace('_', ' '):<18}{interval}")
+    if loss.same_top_clear is not None:
+        click.echo(f"  {'where it is clear':<18}{loss.same_top_clear} ({loss.clear_items} items)")
     if loss.divergence is not None:
         click.echo(f"  KL of {loss.divergence.kind:<12}{loss.divergence.kl}")
     click.echo(f"on {loss.items} items of {loss.data} that did not calibrate (sha256 {loss.sha256[:12]})")
@@ -291,7 +308,7 @@ def _quantize_network(
     from .export import progress_bar
 
     context = click.get_current_context()
-    decoders = ("weights", "kv", "block", "embedding", "head", "symmetric", "rounding", "no_measure")
+    decoders = ("weights", "kv", "block", "embedding", "head", "symmetric", "no_measure")
     for name in decoders:
         given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
         if given and not (name == "weights" and context.params[name] == "int8"):
@@ -309,10 +326,16 @@ def _quantize_network(
         click.echo(json.dumps(r.as_json()))
         return
     click.echo(
-        f"{r.path}: int8 in {r.quantized} of {r.layers} layers, ranges by {r.options.ranges}, {r.smoothed} smoothed, {r.seconds:.1f} s\n"
+        f"{r.path}: int8 in {r.quantized} of {r.layers} layers, ranges by {r.options.ranges}, {r.smoothed} smoothed, {r.centred} centred, "
+        f"rounding {r.options.rounding}, {r.seconds:.1f} s\n"
         f"graph, MB         {r.source_bytes / 1e6:.1f} -> {r.bytes / 1e6:.1f}"
     )
     for what, names in (("kept in float", r.kept), ("never anything but 0, kept in float", r.silent)):
         if names:
             click.echo(f"{what}: {', '.join(names)}")
+    if r.search:
+        click.echo(
+            f"{r.kept_share:.2%} of the weights in float for a {r.search['measure'].replace('_', ' ')} of {r.search['value']:.4f} "
+            f"on the calibrating half (target {r.search['target']:g})"
+        )
     _network_loss(r.loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,24 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from networks import VOCAB, write_encoder, write_vision
+from networks import VOCAB, values, write_encoder, write_vision
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from farthing.calibration.evaluate_network import evaluate_network, spearman
+from farthing.calibration.evaluate_network import evaluate_network, expected_same_top, lead, measured, spearman
+from farthing.calibration.network_data import samples_of
 from farthing.calibration.static import StaticOptions, quantize_network
+from farthing.calibration.static.center import center
+from farthing.calibration.static.layers import find_layers
+from farthing.calibration.static.moments import Moments, matrices, rows_of
+from farthing.calibration.static.observe import observe, observe_model, session_of
 from farthing.calibration.static.ranges import BINS, limit
+from farthing.calibration.static.rounding import bias_shift, round_by_error
+from farthing.calibration.static.search import search
+from farthing.calibration.static.sensitivity import keep
 from farthing.cli.main import cli
 from farthing.errors import FarthingError, RequestError
+from farthing.export.graph import no_progress
 from farthing.export.onnx_import import import_onnx
 from farthing.runtime.bundle import open_bundle
 from farthing.runtime.network import open_network, verify_network
@@ -81,8 +92,14 @@ def test_encoder(tmp_path: Path) -> None:
 
 def test_smoothing_moves_an_outlier_to_the_weights(tmp_path: Path) -> None:
     source = encoder(tmp_path, outlier=40.0)
-    plain = quantize_network(source, tmp_path / "p", StaticOptions("max", smooth=False), text=text(tmp_path))
-    smooth = quantize_network(source, tmp_path / "s", StaticOptions("max"), text=text(tmp_path))
+    alone = {
+        "ranges": "max",
+        "rounding": "nearest",
+        "correct": False,
+        "target": 0.0,
+    }  # the other means hide half of the outlier's harm
+    plain = quantize_network(source, tmp_path / "p", StaticOptions(**alone, smooth=False), text=text(tmp_path))
+    smooth = quantize_network(source, tmp_path / "s", StaticOptions(**alone), text=text(tmp_path))
     assert plain.smoothed == 0 and smooth.smoothed >= 1
     assert 1 - smooth.loss.correlation.value < 0.25 * (1 - plain.loss.correlation.value)
 
@@ -100,14 +117,10 @@ def test_vision(tmp_path: Path, ranges: str) -> None:
 
 def test_sensitive_layers_stay_in_float(tmp_path: Path) -> None:
     """What is kept is what hurts most by itself, and keeping it helps more than keeping as much of the other."""
-    from farthing.calibration.network_data import samples_of
-    from farthing.calibration.static.layers import find_layers
-    from farthing.calibration.static.sensitivity import keep
-
     source = encoder(tmp_path, outlier=40.0)
-    options = StaticOptions("max", smooth=False, keep=0.5)
+    options = StaticOptions("max", smooth=False, keep=0.5, rounding="nearest", correct=False)
     found = quantize_network(source, tmp_path / "k", options, text=text(tmp_path))
-    plain = quantize_network(source, tmp_path / "p", StaticOptions("max", smooth=False), text=text(tmp_path))
+    plain = quantize_network(source, tmp_path / "p", replace(options, keep=0.0, target=0.0), text=text(tmp_path))
     assert found.kept == ["first"] and found.quantized == 1
     assert found.loss.correlation.value > plain.loss.correlation.value
     layers = find_layers(onnx.load(str(open_network(source).bundle.graph("network"))))
@@ -194,3 +207,152 @@ def test_commands(tmp_path: Path) -> None:
         run("quantize", source, "--out", str(tmp_path / "r"), "--block", "64")
     with pytest.raises(RequestError, match="--against is missing"):
         run("eval", source)
+
+
+def relu6_network(folder: Path, *, pads: int = 0) -> Path:
+    """image -> scores by Conv, ReLU6, Conv 3x3 with ``pads``, ReLU, pool, Gemm: every second thing that centring has to pass."""
+    weights = {
+        "w1": values(0, 16, 3, 3, 3) * 6,
+        "b1": values(1, 16),
+        "w2": values(2, 12, 16, 3, 3) * 3,
+        "w3": values(3, 10, 12) * 4,
+        "b3": values(4, 10),
+        "low": np.float32(0),
+        "high": np.float32(6),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], strides=[2, 2]),
+        helper.make_node("Clip", ["c1", "low", "high"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], pads=[pads] * 4),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("GlobalAveragePool", ["r2"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["scores"], transB=1),
+    ]
+    held = [numpy_helper.from_array(np.asarray(a, np.float32), n) for n, a in weights.items()]
+    graph = helper.make_graph(
+        nodes,
+        "relu6",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 10])],
+        held,
+    )
+    path = folder / f"relu6-{pads}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    return import_onnx(path, folder / f"relu6-{pads}").path
+
+
+@pytest.mark.parametrize(("pads", "moved"), [(0, ["r1", "f"]), (1, ["f"])])
+def test_centring_keeps_the_function(tmp_path: Path, pads: int, moved: list[str]) -> None:
+    """Padded inputs stay as they are; the others lie on both sides of 0 and the float outputs are the same."""
+    network = open_network(relu6_network(tmp_path, pads=pads))
+    graph = network.bundle.graph("network")
+    samples = samples_of(network.bundle, images=pictures(tmp_path / "pictures"))
+    model = onnx.load(str(graph), load_external_data=False)
+    before = model.SerializeToString()
+    layers = find_layers(model)
+    observed = observe(graph, layers, samples, no_progress)
+    assert center(model, graph.parent, layers, observed) == moved
+    feeds = next(iter(samples))[1]
+    wanted = session_of(onnx.ModelProto.FromString(before), graph.parent).run(None, feeds)[0]
+    assert np.abs(session_of(model, graph.parent).run(None, feeds)[0] - wanted).max() < 1e-4
+    again = observe_model(model, graph.parent, [x for x in layers if x.input in moved], samples, no_progress)
+    for name in moved:
+        assert again[name].largest == pytest.approx(observed[name].largest / 2, rel=0.05)
+
+
+def test_rounding_by_error_and_shifts() -> None:
+    """On inputs that depend on each other GPTQ leaves less than half of the nearest codes' error, on no output more; the shift removes the mean of
+    what is left, on the very rows."""
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((400, 3)) @ rng.standard_normal((3, 40)) + rng.standard_normal(40)).astype(np.float32)
+    weight = rng.standard_normal((1, 20, 40)).astype(np.float32)
+    scale = (np.abs(weight).max(2) / 127).astype(np.float32)
+    moments = Moments(1, 40)
+    said = np.rint(rows * 500) / 500
+    for half in (slice(0, 100), slice(100, 400)):
+        moments.add(rows[half, None], said[half, None])
+    assert np.allclose(moments.covariance[0], np.cov(said.T, bias=True), atol=1e-4)
+    assert np.allclose(moments.second[0], said.T @ said / 400, atol=1e-4)
+    found = round_by_error(weight, moments.covariance, scale)
+    nearest = np.clip(np.rint(weight / scale[:, :, None]), -127, 127)
+
+    def errors(codes: np.ndarray) -> np.ndarray:
+        return said @ (codes[0] * scale[0, :, None]).T - rows @ weight[0].T
+
+    assert (errors(found).var(0) < errors(nearest).var(0) * 1.01).all()
+    assert errors(found).var(0).mean() < 0.5 * errors(nearest).var(0).mean()
+    shift = bias_shift(weight, found * scale[:, :, None], moments.mean, moments.said)
+    assert np.abs(errors(found).mean(0)).max() > 1e-3 > 10 * np.abs((errors(found) + shift).mean(0)).max()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "size"),
+    [
+        ({"pads": [1, 0, 1, 2], "strides": [2, 1]}, (9, 8)),
+        ({"group": 2, "dilations": [2, 1], "pads": [2, 1, 2, 1]}, (7, 9)),
+        ({"auto_pad": "SAME_UPPER", "strides": [2, 2]}, (8, 9)),
+        ({"auto_pad": "SAME_LOWER", "strides": [2, 2]}, (8, 9)),
+    ],
+)
+def test_patches_are_what_a_convolution_sees(attributes: dict[str, Any], size: tuple[int, int]) -> None:
+    """Every patch times the weight is the output of ONNX Runtime somewhere: sorted, they are equal."""
+    group = attributes.get("group", 1)
+    weight, x = values(0, 6, 4 // group, 3, 3), values(1, 1, 4, *size)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], **attributes)],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    wanted = session_of(model, Path()).run(None, {"x": x})[0]
+    (layer,) = find_layers(model)
+    matrix = matrices(weight, layer, group)
+    rows = rows_of(model, layer, x, matrix.shape, 10**6, np.random.default_rng(0))
+    found = np.einsum("ngk,gok->ngo", rows, matrix).reshape(len(rows), -1)
+    assert found.shape == (wanted[0, 0].size, 6)
+    assert np.allclose(np.sort(found, 0), np.sort(wanted[0].reshape(6, -1).T, 0), atol=1e-5)
+
+
+def test_search_is_never_worse() -> None:
+    """The shortest beginning that reaches the target where values rise; else the best that was tried, and not one worse than no layer kept."""
+    layers = list("abcdefgh")
+    for enough in range(8):
+        found = search(lambda: layers, lambda kept, n=enough: 1.0 if len(kept) >= n else 0.5, 8, 0.9)
+        assert found.kept == layers[:enough] and found.value == 1.0, enough
+    falling = search(lambda: layers, lambda kept: 0.8 - 0.01 * len(kept), 8, 0.9)
+    assert falling.kept == [] and falling.value == 0.8
+    asked = search(lambda: pytest.fail("asked"), lambda kept: 1.0, 8, 0.9)
+    assert asked.kept == [] and asked.tried == {0: 1.0}
+
+
+def test_target(tmp_path: Path) -> None:
+    """An outlier that rounding to nearest cannot bear: the target keeps its layer, and the manifest says so."""
+    source = encoder(tmp_path, outlier=400.0)
+    rough = {"ranges": "max", "smooth": False, "rounding": "nearest", "correct": False}
+    plain = quantize_network(source, tmp_path / "p", StaticOptions(**rough, target=0.0), text=text(tmp_path))
+    assert plain.kept == [] and plain.search == {} and plain.loss.rank_correlation.value < 0.99
+    found = quantize_network(source, tmp_path / "t", StaticOptions(**rough), text=text(tmp_path))
+    assert found.kept == ["first"] and found.loss.rank_correlation.value > 0.99
+    said = open_bundle(found.path, networks=True).manifest["quantization"]
+    assert (
+        said["search"]["measure"] == "rank_correlation"
+        and said["search"]["value"] >= 0.995 > said["search"]["tried"]["0"]
+    )
+    with pytest.raises(RequestError, match=r"target is 1\.5"):
+        StaticOptions(target=1.5).checked()
+    with pytest.raises(RequestError, match="rounding is 'awq'"):
+        StaticOptions(rounding="awq").checked()
+
+
+def test_chances_of_the_same_class() -> None:
+    """Against draws: outputs with normal errors keep their likeliest class as often as said."""
+    rng = np.random.default_rng(0)
+    theirs = [np.array([0.3, 0.0] + [-9.0] * 998) for _ in range(3000)]
+    mine = [a + 0.2 * rng.standard_normal(1000) for a in theirs]
+    counted = np.mean([a.argmax() == 0 for a in mine])
+    assert expected_same_top(mine, theirs) == pytest.approx(counted, abs=0.02)
+    assert measured("same_top", mine, theirs) <= counted
+    assert lead(np.array([0.7, 0.2, 0.1])) == pytest.approx(0.5) and lead(np.log([0.7, 0.2, 0.1])) == pytest.approx(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
         if node.op_type not in ("Conv", "MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
             continue
         x, weight = node.input[0], node.input[1]
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        attributes = attributes_of(node)
         shape = shapes.get(weight, [])
         if x in shapes or len(shape) < 2 or (node.op_type != "Conv" and len(shape) != 2) or attributes.get("transA"):
             continue
@@ -41,6 +42,11 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
         channel = None if node.op_type == "Conv" else 1 - axis
         layers.append(Layer(index, node.op_type, x, weight, node.output[0], axis, channel, int(np.prod(shape))))
     return layers
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes of a node by name."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def read_weight(model: onnx.ModelProto, folder: Path, name: str) -> np.ndarray:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from .bias import shift_bias
 from .layers import Layer, read_weight, round_weight
 from .observe import Observed
 from .ranges import BINS, limit
 
-ALPHA = 0.5
-"""Of SmoothQuant (Xiao et al., arXiv 2211.10438, eq. 4): how much of a channel's width moves to the weights."""
+ALPHAS = (0.5, 0.7, 0.8, 0.9, 0.95)
+"""Of SmoothQuant (Xiao et al., arXiv 2211.10438, eq. 4): how much of a channel's width moves to the weights; the best is taken. The paper's
+0.5 is too little for a channel that is four times as wide as the others behind a GELU, which then fills all the codes."""
 
 GAIN = 0.8
 """Smoothing costs a product per value, so it must bring a layer's squared error to this share at least."""
 
+
+LEAST = 1 / 64
+"""Of the widest channel: what a channel counts as at least. One that hardly fires on a few pictures does on the next, and would be cut off."""
 
 SHARES = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Of the largest value, as candidates for what the largest code stands for."""
@@ -27,10 +32,13 @@ SHARES = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to each activation: ``scales`` of codes, ``smooth`` [K] what its channels are divided by first."""
+    """What is done to each activation: ``scales`` of codes, ``smooth`` [K] what its channels are divided by first. To each layer, by index of
+    its node: ``codes`` int8 and their scales, of the smoothed weight (else the nearest ones); ``shifts`` [outputs] of its bias."""
 
     scales: dict[str, float]
     smooth: dict[str, np.ndarray]
+    codes: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    shifts: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def plan(
@@ -52,35 +60,69 @@ def plan(
             scales[name] = limit(seen.histogram, seen.largest, ranges) / 127
             continue
         weights = [np.moveaxis(read_weight(model, folder, u.weight), u.axis, 1) for u in users]  # [K, outputs]
-        scales[name], plain = _scale(seen.rows, weights, seen.largest, seen.histogram, ranges)
-        if not smooth:
-            continue
-        widest = np.max([np.abs(w).max(1) for w in weights], axis=0)
-        factor = np.sqrt(np.maximum(seen.channels, 1e-5) / np.maximum(widest, 1e-5)).astype(np.float32)
-        factor /= np.exp(np.log(factor).mean())  # the overall size is no matter of channels
-        rows, largest = seen.rows / factor, float((seen.channels / factor).max())
-        histogram = np.histogram(np.abs(rows[rows != 0]), BINS, (0, largest))[0]
-        scale, moved = _scale(rows, [w * factor[:, None] for w in weights], largest, histogram, ranges)
-        if moved < GAIN * plain:
-            factors[name], scales[name] = factor, scale
+        scales[name] = _scale(seen.rows, weights, seen.largest, seen.histogram, ranges)
+        factor = _smoothing(seen, weights, ranges) if smooth else None
+        if factor is not None:
+            rows, largest = seen.rows / factor, float((seen.channels / factor).max())
+            scales[name] = _scale(
+                rows, [w * factor[:, None] for w in weights], largest, _histogram(rows, largest), ranges
+            )
+            factors[name] = factor
     return Plan(scales, factors)
+
+
+def _smoothing(seen: Observed, weights: Sequence[np.ndarray], ranges: str) -> np.ndarray | None:
+    """The factors that bring most, if they bring enough; else None. They are made from one half of the texts or pictures and judged on the other, both ways, since
+    widths of channels of few pictures say little of the next one."""
+    if seen.channels is None or seen.rows is None or seen.parts is None or seen.part_channels is None:
+        return None
+    errors: dict[float | None, float] = {}
+    for part in (0, 1):
+        made, judged = seen.rows[seen.parts == part], seen.rows[seen.parts != part]
+        if not len(made) or not len(judged) or not seen.part_channels[part].any():
+            return None
+        for alpha in (None, *ALPHAS):
+            channels = seen.part_channels[part]
+            factor = np.ones(len(channels), np.float32) if alpha is None else smoothing(channels, weights, alpha)
+            moved = [w * factor[:, None] for w in weights]
+            rows, largest = made / factor, float((channels / factor).max())
+            scale = _scale(rows, moved, largest, _histogram(rows, largest), ranges)
+            errors[alpha] = errors.get(alpha, 0.0) + _error(judged / factor, moved, scale)
+    best = min(ALPHAS, key=lambda alpha: errors[alpha])
+    return smoothing(seen.channels, weights, best) if errors[best] < GAIN * errors[None] else None
+
+
+def _histogram(rows: np.ndarray, largest: float) -> np.ndarray:
+    return np.histogram(np.abs(rows[rows != 0]), BINS, (0, largest))[0]
+
+
+def smoothing(channels: np.ndarray, weights: Sequence[np.ndarray], alpha: float) -> np.ndarray:
+    """What channels whose widest values are ``channels`` [K] are divided by, float32 [K], before ``weights`` [K,outputs] each."""
+    channels = np.maximum(channels, LEAST * channels.max())
+    widest = np.max([np.abs(w).max(1) for w in weights], axis=0)
+    factor = channels**alpha / np.maximum(widest, 1e-5) ** (1 - alpha)
+    # The overall size is no matter of channels.
+    return np.asarray((factor / np.exp(np.log(factor).mean())).astype(np.float32))
 
 
 def _scale(
     rows: np.ndarray, weights: Sequence[np.ndarray], largest: float, histogram: np.ndarray, ranges: str
-) -> tuple[float, float]:
-    """(step of the codes, squared error of the products of ``rows`` [n,K] and ``weights`` [K,outputs] with both rounded).
+) -> float:
+    """The step of the codes. ``mse`` takes that with the smallest error of the products of ``rows`` [n,K] and ``weights`` [K,outputs]: an error
+    of the activation itself counts outliers for little that mean much."""
+    if ranges != "mse":
+        return limit(histogram, largest, ranges) / 127
+    return min((largest * s / 127 for s in SHARES), key=lambda step: _error(rows, weights, step))
 
-    ``mse`` takes the step with the smallest such error: an error of the activation itself counts outliers for little that mean much.
-    """
-    rounded = [(codes * steps, rows @ w) for w in weights for codes, steps in [round_weight(w, 1)]]
 
-    def error(scale: float) -> float:
-        said = np.clip(np.rint(rows / scale), -127, 127) * scale
-        return float(sum(((said @ w - wanted) ** 2).sum() for w, wanted in rounded))
-
-    steps = [largest * s / 127 for s in SHARES] if ranges == "mse" else [limit(histogram, largest, ranges) / 127]
-    return min(((step, error(step)) for step in steps), key=lambda pair: pair[1])
+def _error(rows: np.ndarray, weights: Sequence[np.ndarray], scale: float) -> float:
+    """Squared error of the products of ``rows`` [n,K] and ``weights`` [K,outputs] with both rounded."""
+    said = np.clip(np.rint(rows / scale), -127, 127) * scale
+    found = 0.0
+    for weight in weights:
+        codes, steps = round_weight(weight, 1)
+        found += float(((said @ (codes * steps) - rows @ weight) ** 2).sum())
+    return found
 
 
 def rewrite(model: onnx.ModelProto, folder: Path, layers: Collection[Layer], chosen: Plan) -> None:
@@ -94,14 +136,11 @@ def rewrite(model: onnx.ModelProto, folder: Path, layers: Collection[Layer], cho
         if x not in activations:
             activations[x] = _activation(graph, fresh, layer.index, x, chosen)
         # The same weight may be used behind activations that are smoothed differently.
-        key = layer.weight, x if x in chosen.smooth else "", layer.axis
+        own = chosen.codes.get(layer.index)
+        key = layer.weight, (x if x in chosen.smooth else "") if own is None else f"{layer.index}", layer.axis
         if key not in weights:
-            values = read_weight(model, folder, layer.weight)
-            if x in chosen.smooth:
-                shape = [-1 if a == layer.channel else 1 for a in range(values.ndim)]
-                values = values * chosen.smooth[x].reshape(shape)
             name = f"{layer.weight}.int8" + (f".{len(weights)}" if any(k[0] == layer.weight for k in weights) else "")
-            codes, scale = round_weight(values, layer.axis)
+            codes, scale = own or round_weight(smoothed_weight(model, folder, layer, chosen.smooth), layer.axis)
             for part, array in (("codes", codes), ("scale", scale), ("zero", np.zeros(scale.shape, np.int8))):
                 graph.initializer.append(numpy_helper.from_array(array, f"{name}.{part}"))
             dequantize = helper.make_node(
@@ -114,6 +153,8 @@ def rewrite(model: onnx.ModelProto, folder: Path, layers: Collection[Layer], cho
             fresh.append((layer.index, dequantize))
             weights[key] = name
         node.input[0], node.input[1] = activations[x], weights[key]
+        if layer.index in chosen.shifts:
+            shift_bias(model, folder, layer, chosen.shifts[layer.index])
     nodes = list(graph.node)
     for at, node in reversed(fresh):
         nodes.insert(at, node)
@@ -123,6 +164,14 @@ def rewrite(model: onnx.ModelProto, folder: Path, layers: Collection[Layer], cho
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def smoothed_weight(model: onnx.ModelProto, folder: Path, layer: Layer, smooth: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The layer's weight, float32, times what its inputs are divided by."""
+    values = read_weight(model, folder, layer.weight)
+    if layer.input in smooth:
+        values = values * smooth[layer.input].reshape([-1 if a == layer.channel else 1 for a in range(values.ndim)])
+    return values
 
 
 def _activation(

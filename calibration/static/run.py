@@ -20,11 +20,13 @@ from ...runtime.network import Network, open_network, open_session
 from ...runtime.network_tensors import NETWORK
 from ..evaluate_network import NetworkEvaluation, compare_networks
 from ..network_data import samples_of
+from .center import center
+from .chooser import Chooser
 from .layers import find_layers
-from .observe import observe
+from .observe import observe, observe_model
 from .options import StaticOptions
+from .refine import refine
 from .rewrite import plan, rewrite
-from .sensitivity import keep, losses
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class StaticResult:
     layers: int
     quantized: int
     smoothed: int
+    centred: int
     kept: list[str]
+    kept_share: float
+    search: dict[str, Any]
     silent: list[str]
     source_bytes: int
     bytes: int
@@ -87,6 +92,10 @@ def quantize_network(
     samples = samples_of(source.bundle, text=text, images=images, limit=2 * limit)
     first, second = samples.half(0), samples.half(1)
     observed = observe(graph, layers, first, progress)
+    centred = center(model, graph.parent, layers, observed) if options.smooth else []
+    if centred:
+        again = [layer for layer in layers if layer.input in centred]
+        observed |= observe_model(model, graph.parent, again, first, progress)
     chosen = plan(model, graph.parent, layers, observed, options.ranges, options.smooth)
     usable = [layer for layer in layers if layer.input in chosen.scales]
     if not usable:
@@ -95,14 +104,18 @@ def quantize_network(
                 "activations on the calibration data", "0 everywhere", "values", "give data of the model's kind"
             )
         )
-    kept = []
-    if options.keep:
-        kept = keep(usable, losses(graph, usable, chosen, first, progress), options.keep)
-    done = [layer for layer in usable if layer not in kept]
+    chosen = refine(
+        model, graph.parent, usable, chosen, first, progress, rounding=options.rounding, correct=options.correct
+    )
+    chooser = Chooser(source, model, usable, chosen, first, progress)
+    found = chooser.search(options)
+    searched = found.as_json(options.wanted, chooser.kind)
+    done = [layer for layer in usable if layer not in found.kept]
     if not done:
         raise RequestError(found_wanted("layers to quantise", "none left", "at least one", "lower --keep"))
     rewrite(model, graph.parent, done, chosen)
     _check_opset(model)
+    smoothed = len({layer.input for layer in done} & set(chosen.smooth))
     with writer:
         data = write_network(model, graph.parent, writer.path / "graphs")
         for relative in manifest["files"]:
@@ -120,8 +133,12 @@ def quantize_network(
             "weights": "int8",
             "activations": "int8",
             "ranges": options.ranges,
-            "smoothed": len(chosen.smooth),
-            "kept": [names[layer.index] for layer in kept],
+            "smoothed": smoothed,
+            "centred": len(centred),
+            "rounding": options.rounding,
+            "shifted": sum(layer.index in chosen.shifts for layer in done),
+            "kept": [names[layer.index] for layer in found.kept],
+            **({"search": searched} if searched else {}),
             "calibration": {"name": first.name, "sha256": first.sha256, "items": first.count},
             "loss": json.loads(json.dumps(loss.as_json())),
         }
@@ -140,8 +157,11 @@ def quantize_network(
         options=options,
         layers=len(layers),
         quantized=len(done),
-        smoothed=len(chosen.smooth),
-        kept=[names[layer.index] for layer in kept],
+        smoothed=smoothed,
+        centred=len(centred),
+        kept=[names[layer.index] for layer in found.kept],
+        kept_share=sum(layer.size for layer in found.kept) / sum(layer.size for layer in usable),
+        search=searched,
         silent=[layer.weight for layer in layers if layer not in usable],
         source_bytes=source.bundle.weight_bytes,
         bytes=open_network(path).bundle.weight_bytes,

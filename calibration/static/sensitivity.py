@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from ...export.graph import Progress
 from ..network_data import Samples
 from .layers import Layer
+from .observe import session_of
 from .rewrite import Plan, rewrite
 
 ITEMS = 12
@@ -19,18 +19,18 @@ ITEMS = 12
 
 
 def losses(
-    graph: Path, layers: Sequence[Layer], chosen: Plan, samples: Samples, progress: Progress
+    model: onnx.ModelProto, folder: Path, layers: Sequence[Layer], chosen: Plan, samples: Samples, progress: Progress
 ) -> dict[int, float]:
-    """Relative squared error of all outputs, by index of the layer's node."""
+    """Relative squared error of all outputs of ``model``, whose data are in ``folder``, by index of the layer's node."""
     feeds = [f for _, f in zip(range(ITEMS), (f for _, f in samples), strict=False)]
-    wanted = _run(onnx.load(str(graph), load_external_data=False), graph.parent, feeds)
+    wanted = _run(model, folder, feeds)
     found = {}
     for done, layer in enumerate(layers):
-        model = onnx.load(str(graph), load_external_data=False)
-        rewrite(model, graph.parent, [layer], chosen)
+        copy = onnx.ModelProto.FromString(model.SerializeToString())
+        rewrite(copy, folder, [layer], chosen)
         errors = [
             float(((a - b) ** 2).sum() / max(float((b**2).sum()), 1e-30))
-            for a, b in zip(_run(model, graph.parent, feeds), wanted, strict=True)
+            for a, b in zip(_run(copy, folder, feeds), wanted, strict=True)
         ]
         found[layer.index] = float(np.mean(errors))
         progress("sensitivity", done + 1, len(layers))
@@ -41,18 +41,18 @@ def keep(layers: Sequence[Layer], loss: dict[int, float], share: float) -> list[
     """Layers that stay in float: by loss per byte, while they are no more than ``share`` of all weights."""
     room = share * sum(layer.size for layer in layers)
     kept = []
-    for layer in sorted(layers, key=lambda one: -loss[one.index] / one.size):
+    for layer in ranked(layers, loss):
         if layer.size <= room:
             kept.append(layer)
             room -= layer.size
     return kept
 
 
+def ranked(layers: Sequence[Layer], loss: dict[int, float]) -> list[Layer]:
+    """By loss per weight, the largest first."""
+    return sorted(layers, key=lambda one: -loss[one.index] / one.size)
+
+
 def _run(model: onnx.ModelProto, folder: Path, feeds: Sequence[dict[str, np.ndarray]]) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = session_of(model, folder)
     return [np.asarray(a, np.float64) for f in feeds for a in session.run(None, f)]
