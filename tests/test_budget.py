@@ -156,7 +156,7 @@ def test_a_budget_of_a_trained_decoder(trained: Path, lines: Any, tmp_path: Path
         return quantize(trained, tmp_path / out, how, calibration=calibration, measure=False)
 
     small, large = made("4").bytes, made("8", weights="int8").bytes
-    found = made("b", budget=(small + large) // 2)
+    found = made("b", budget=(small + large) // 2, kv="int8")  # whose scales count, too
     assert found.bytes <= (small + large) // 2
     tried = found.search["candidates"]
     uniform = [c["kl"] for c in tried if c["name"].startswith("uniform")]

@@ -310,7 +310,7 @@ def test_commands(tmp_path: Path) -> None:
 
     source, document, out = str(encoder(tmp_path)), str(text(tmp_path)), str(tmp_path / "q")
     shown = run("quantize", source, "--out", out, "--weights", "int4", "--text", document)
-    assert "weights int4 2, blocks of 32, rounding gptq" in shown and "KL of similarities" in shown
+    assert "matrices int4 2, blocks of 32, rounding gptq" in shown and "KL of similarities" in shown
     assert "KL of similarities" in run("eval", out, "--against", source, "--text", document)
     size = json.loads((Path(out) / "manifest.json").read_text())["quantization"]
     assert size["weights"] == "int4"

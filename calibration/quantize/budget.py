@@ -38,6 +38,9 @@ LIMIT = 1 << 28
 
 FLOAT = "float16"
 
+_CACHE = 1 << 14
+"""Bytes of the body of the operator that reads a cache in int8; its scales come on top."""
+
 
 class DecoderSearch:
     """Widths for the matrices of the decoder ``source``; ``moments`` of their inputs over the calibration text, on which losses are measured, too.
@@ -187,6 +190,8 @@ class DecoderSearch:
         with tempfile.TemporaryDirectory(prefix="farthing-budget-") as folder:
             rewrite_decoder(self._path, Path(folder), replace(self._options, rounding="nearest"), plan=plan)
             size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        if self._options.kv != "float32":
+            size += _CACHE + 2 * self._kv["layers"] * stored(4 * self._kv["kv_heads"] * self._kv["head_dim"])
         manifest = self._source.manifest
         files = manifest["files"]
         others = {f for n, g in manifest["graphs"].items() if n != names.DECODER for f in (g["file"], *g["data"])}

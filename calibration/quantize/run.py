@@ -45,7 +45,8 @@ class QuantizeResult:
     source_cache_bytes: int
     cache_bytes: int
     search: dict[str, Any] | None = None
-    """With a budget: as the manifest has it."""
+    layers: dict[str, str] | None = None
+    """With a budget, as the manifest has them: the search, and the width of each matrix."""
 
     def as_json(self) -> dict[str, Any]:
         """The fields as plain data."""
@@ -154,6 +155,7 @@ def quantize(
         source_cache_bytes=source.kv_bytes(1),
         cache_bytes=made.kv_bytes(1),
         search=prepared.said.get("budget"),
+        layers=prepared.said.get("layers"),
     )
 
 
