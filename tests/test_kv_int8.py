@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from hypothesis import strategies as st
 
 import farthing
 from farthing.calibration.evaluate import evaluate
-from farthing.calibration.quality import Text, read_text
+from farthing.calibration.quality import Stream, Text, read_text, token_ids
 from farthing.calibration.quantize import Options, quantize
 from farthing.calibration.quantize.cache import CODES, HEADROOM, find_scales
 from farthing.cli.main import cli
 from farthing.errors import BundleError, RequestError
 from farthing.export import export
+from farthing.export.decoder import export_decoder
 from farthing.plugins import library_path
 from farthing.plugins.cached_attention.visible import pack_rows, tree_sees
 from farthing.plugins.case import Case, floats
@@ -32,7 +34,7 @@ from farthing.plugins.quantized_cached_attention.cases import coded
 from farthing.runtime.api import load
 from farthing.runtime.bundle import open_bundle
 from farthing.runtime.engines import _native, native_parts
-from tiny import write_hf
+from tiny import config, save_safetensors, weights, write_hf
 
 needs_kernels = pytest.mark.skipif(library_path() is None, reason="installed without the native operator library")
 needs_native = pytest.mark.skipif(native_parts().missing is not None, reason="needs the native build")
@@ -150,8 +152,6 @@ def test_scales_leave_room(coded_bundle: Path) -> None:
     kv = open_bundle(bundle()).manifest["kv"]
     assert len(scales.keys) == len(scales.values) == kv["layers"]
     assert all(s.shape == (kv["kv_heads"], kv["head_dim"]) and (s > 0).all() for s in (*scales.keys, *scales.values))
-    from farthing.calibration.quality import Stream, token_ids
-
     stream = Stream(open_bundle(bundle()).graph("decoder"), kv)
     stream.reset()
     text, _ = token_ids(open_bundle(bundle()), scales.text, 128)  # the first of its windows
@@ -165,6 +165,32 @@ def test_scales_leave_room(coded_bundle: Path) -> None:
     ]
     assert max(float(s.max()) for s in steps) <= (CODES - HEADROOM) * 1.00001
     assert min(float(s.max()) for s in steps) > 0.9 * (CODES - HEADROOM)
+
+
+def test_scales_hold_far_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow turns of a key's features are not seen at the first positions: scales found there alone clip keys at the last ones.
+
+    As in trained models, some features of all keys are large: here by the bias of their projection.
+    """
+    tensors = weights(config("qwen2"))
+    tensors |= {name: 100 * tensor for name, tensor in tensors.items() if name.endswith("k_proj.bias")}
+    save_safetensors(write_hf(tmp_path / "hf", "qwen2") / "model.safetensors", tensors)
+    opened = open_bundle(export_decoder(tmp_path / "hf", tmp_path / "bundle", check=False).path)
+    longest, text = opened.manifest["model"]["max_positions"], read_text()
+    spread = find_scales(opened, text, tokens=1024)
+    stream = Stream(opened.graph("decoder"), opened.manifest["kv"])
+    ids, _ = token_ids(opened, text, 128)
+    stream.reset(longest - len(ids))
+    for first in (0, 64):
+        stream.feed(ids[first : first + 64])
+    monkeypatch.setitem(opened.manifest["model"], "max_positions", 128)
+    beginning = find_scales(opened, text, tokens=1024)
+
+    def clipped(keys: Sequence[np.ndarray]) -> float:
+        pairs = zip(stream.cache[0::2], keys, strict=True)
+        return float(np.mean([np.abs(cache[0, :, : len(ids)] / scale[:, None]) > CODES for cache, scale in pairs]))
+
+    assert clipped(spread.keys) < 1e-3 and clipped(beginning.keys) > 0.01
 
 
 def greedy(model: farthing.Runtime, prompt: list[int] = PROMPT, **how: Any) -> list[int]:
