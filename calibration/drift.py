@@ -20,7 +20,7 @@ from ..runtime import tensors as names
 from ..runtime.bundle import Bundle
 from ..runtime.cache_dtype import empty_cache
 from ..runtime.plain_feeds import places, plain_feeds
-from ..runtime.verify import check_tolerance, is_integer, open_session, read_cases, session_options
+from ..runtime.verify import check_tolerance, has_coded_cache, is_integer, open_session, read_cases, session_options
 
 if TYPE_CHECKING:
     from ..export.checkpoint import Checkpoint
@@ -95,7 +95,7 @@ def drift(bundle: Bundle, checkpoint: Checkpoint, *, tolerance: float | None = N
     if tolerance is not None:
         check_tolerance(tolerance)
         embedding = tolerance
-    elif not is_integer(bundle):
+    elif not is_integer(bundle) and not has_coded_cache(bundle):
         tolerance = TOLERANCE
     _check_same_shape(bundle, checkpoint)
     model = with_streams(bundle)

@@ -40,6 +40,9 @@ Measured on SmolLM2: 2e-6, for float32 and for int4 weights."""
 ROUNDED_TOLERANCE = 0.1
 """The same where activations are rounded to 8 bits, as the runtime does before integer weights. Measured: 0.036."""
 
+CODED_TOLERANCE = 0.05
+"""The same over a cache of int8, by any engine: a number next to a tie between two codes may become either, which is a whole step. Measured on SmolLM2: 0.01."""
+
 ROUNDED = "kernels-int8"
 """Name of the engine that rounds: our kernels with integer weights."""
 
@@ -207,6 +210,11 @@ def session_options(bundle: Bundle, engine: str, threads: int = 1) -> Any:
     return options
 
 
+def has_coded_cache(bundle: Bundle) -> bool:
+    """Whether the bundle caches codes, with scales in its graph."""
+    return bool(bundle.manifest.get("kv", {}).get("dtype", "float32") != "float32")
+
+
 def is_integer(bundle: Bundle) -> bool:
     """Whether any matrix of the bundle is stored as integers."""
     return any(str(bundle.manifest["quantization"].get(part, "")).startswith("int") for part in PARTS)
@@ -255,7 +263,8 @@ def verify_vectors(
         # recorded: that costs the same as one sequence.
         alone = engine != "bodies"
         groups = [[c] for c in cases] if alone else _same_steps(cases)
-        allowed = max(tolerance, ROUNDED_TOLERANCE) if engine == ROUNDED else tolerance
+        allowed = max(tolerance, CODED_TOLERANCE) if has_coded_cache(bundle) else tolerance
+        allowed = max(allowed, ROUNDED_TOLERANCE) if engine == ROUNDED else allowed
         opened = partial(_open_named, bundle, engine, threads, {bundle.step_graph: session})
         checked = [result for group in groups for result in _replay(session, opened, bundle, group, allowed)]
         steps = sum(len(c.greedy_ids) for c in cases)
