@@ -29,6 +29,7 @@ from farthing.calibration.static.sensitivity import keep
 from farthing.cli.main import cli
 from farthing.errors import FarthingError, RequestError
 from farthing.export.graph import no_progress
+from farthing.export.lower import lower
 from farthing.export.onnx_import import import_onnx
 from farthing.runtime.bundle import open_bundle
 from farthing.runtime.network import open_network, verify_network
@@ -356,3 +357,26 @@ def test_chances_of_the_same_class() -> None:
     assert expected_same_top(mine, theirs) == pytest.approx(counted, abs=0.02)
     assert measured("same_top", mine, theirs) <= counted
     assert lead(np.array([0.7, 0.2, 0.1])) == pytest.approx(0.5) and lead(np.log([0.7, 0.2, 0.1])) == pytest.approx(0.5)
+
+
+def test_an_old_opset_is_raised(tmp_path: Path) -> None:
+    """Before opset 18 axes of a ReduceMean are an attribute, which no lowering for TensorRT reads."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["image", "w"], ["c"]),
+            helper.make_node("ReduceMean", ["c"], ["m"], axes=[2, 3], keepdims=0),
+            helper.make_node("Gemm", ["m", "v"], ["scores"], transB=1),
+        ],
+        "old",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(values(0, 16, 3, 3, 3) * 3, "w"), numpy_helper.from_array(values(1, 10, 16), "v")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), str(tmp_path / "old.onnx")
+    )
+    source = import_onnx(tmp_path / "old.onnx", tmp_path / "bundle").path
+    found = quantize_network(source, tmp_path / "q", images=pictures(tmp_path / "pictures"))
+    model = onnx.load(str(open_bundle(found.path, networks=True).graph("network")))
+    assert model.opset_import[0].version >= 18 and found.loss.correlation.value > 0.98
+    lower(model, "10.14")

@@ -23,10 +23,13 @@ from ..network_data import samples_of
 from .center import center
 from .chooser import Chooser
 from .layers import find_layers
-from .observe import observe, observe_model
+from .observe import observe_model
 from .options import StaticOptions
 from .refine import refine
 from .rewrite import plan, rewrite
+
+AXES = 18
+"""The opset from which on axes of reductions are inputs."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def quantize_network(
             )
         )
     graph = source.bundle.graph(NETWORK)
-    model = onnx.load(str(graph), load_external_data=False)
+    model = _raised(onnx.load(str(graph), load_external_data=False))
     layers = find_layers(model)
     if not layers:
         raise RequestError(
@@ -91,7 +94,7 @@ def quantize_network(
         )
     samples = samples_of(source.bundle, text=text, images=images, limit=2 * limit)
     first, second = samples.half(0), samples.half(1)
-    observed = observe(graph, layers, first, progress)
+    observed = observe_model(model, graph.parent, layers, first, progress)
     centred = center(model, graph.parent, layers, observed) if options.smooth else []
     if centred:
         again = [layer for layer in layers if layer.input in centred]
@@ -114,7 +117,6 @@ def quantize_network(
     if not done:
         raise RequestError(found_wanted("layers to quantise", "none left", "at least one", "lower --keep"))
     rewrite(model, graph.parent, done, chosen)
-    _check_opset(model)
     smoothed = len({layer.input for layer in done} & set(chosen.smooth))
     with writer:
         data = write_network(model, graph.parent, writer.path / "graphs")
@@ -170,10 +172,16 @@ def quantize_network(
     )
 
 
-def _check_opset(model: onnx.ModelProto) -> None:
-    """DequantizeLinear has an axis from opset 13 on."""
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx") and entry.version < 13:
-            raise RequestError(
-                found_wanted("opset of the graph", entry.version, "13 or newer", "export it again with a newer opset")
-            )
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` in an opset that TensorRT's lowering reads, whose ReduceMean has axes as an input; DequantizeLinear itself takes an axis from 13 on."""
+    from ..network_int4.opset import with_blocks  # that package imports this one
+
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), AXES)
+    if version >= AXES:
+        return model
+    try:
+        return with_blocks(model)
+    except RequestError:
+        if version < 13:
+            raise
+        return model
