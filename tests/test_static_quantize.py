@@ -325,6 +325,8 @@ def test_search_is_never_worse() -> None:
         assert found.kept == layers[:enough] and found.value == 1.0, enough
     falling = search(lambda: layers, lambda kept: 0.8 - 0.01 * len(kept), 8, 0.9)
     assert falling.kept == [] and falling.value == 0.8
+    only = search(lambda: layers[:1], lambda kept: 1.0 if kept else 0.5, 1, 0.9)
+    assert only.kept == [] and only.value == 0.5  # something must be quantised
     asked = search(lambda: pytest.fail("asked"), lambda kept: 1.0, 8, 0.9)
     assert asked.kept == [] and asked.tried == {0: 1.0}
 

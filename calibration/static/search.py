@@ -49,7 +49,7 @@ def search(
             tried[kept] = value(layers[:kept])
         return tried[kept] >= target
 
-    low, high = 0, 1
+    low, high = 0, min(1, count - 1)
     while high < count - 1 and not enough(high):
         low, high = high, min(2 * high, count - 1)
     if high > low and enough(high):
