@@ -108,7 +108,7 @@ Exit codes: 0 done, 2 bad request, 4 source bundle damaged or target not written
     "--smooth/--no-smooth",
     default=True,
     show_default=True,
-    help="The same: scale channels towards the weights where that helps.",
+    help="The same: scale channels towards the weights where that helps, and centre outputs of ReLU.",
 )
 @click.option(
     "--keep",
