@@ -43,7 +43,8 @@ class Workspace:
         """Interpreter of an environment with farthing as this source tree has it, compiled again when that changes."""
         git = ["git", "-C", str(ROOT)]
         tree = [
-            subprocess.run([*git, *words], capture_output=True).stdout for words in (["rev-parse", "HEAD"], ["diff"])
+            subprocess.run([*git, *words], capture_output=True).stdout
+            for words in (["rev-parse", "HEAD"], ["diff", "HEAD", "--", ".", ":!docs"])
         ]
         state = hashlib.sha256(b"".join(tree)).hexdigest()
         return self.environment("farthing", (f"{ROOT}[export]",), torch=True, state=state)
