@@ -39,7 +39,8 @@ Examples:
 \b
 An encoder or vision model (`farthing import`, `export encoder | vision`) gets int8 weights (a scale per output) and int8
 activations (one scale each) in its Conv, MatMul and Gemm, as explicit Q/DQ nodes. Half of the sentences or pictures
-calibrates, the other half measures the loss. With --weights int4 or --budget its weights alone are stored in blocks.
+calibrates, the other half measures the loss. Layers stay in float until the calibrating half agrees (--target).
+With --weights int4 or --budget its weights alone are stored in blocks.
 
 \b
 What happens, in this order; nothing appears at --out before the last step:
