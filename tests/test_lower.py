@@ -208,6 +208,23 @@ def test_each_decomposition_equals_its_operator(op, shapes, attributes):
     np.testing.assert_allclose(session(lowered).run(None, feed)[0], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("version", ["10.3", "11.4"])
+def test_old_opsets_are_raised(version):
+    """Axes of a ReduceMean are an attribute until 17; TensorRT reads the graph as the opset that lowering writes."""
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4])],
+        ),
+        opset_imports=[helper.make_opsetid("", 14)],
+        ir_version=8,
+    )
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    np.testing.assert_array_equal(session(lower(model, version)).run(None, {"x": x})[0], x.mean(1))
+
+
 def test_equal_nodes_merge_and_random_ones_do_not():
     nodes = [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["b"])]
     nodes += [helper.make_node("RandomNormalLike", ["x"], [o]) for o in ("r", "s")]

@@ -22,7 +22,6 @@ from farthing.calibration.network_int4.biases import find_biases
 from farthing.calibration.network_int4.fold import find_folds, fold_factors
 from farthing.calibration.network_int4.layers import find_weights
 from farthing.calibration.network_int4.moments import NetworkMoments, rows_of
-from farthing.calibration.network_int4.opset import with_blocks
 from farthing.calibration.network_int4.rewrite import find_tables, rewrite
 from farthing.calibration.network_int4.rounding import Rounder
 from farthing.calibration.network_int4.stand_in import open_in_memory, replaced
@@ -30,6 +29,7 @@ from farthing.calibration.network_kl import divergence, item_divergences, kind_o
 from farthing.calibration.quantize.blocks import round_blocks
 from farthing.cli.main import cli
 from farthing.errors import FarthingError, RequestError
+from farthing.export.graph.opset import BLOCKS, raised
 from farthing.export.onnx_import import import_onnx
 from farthing.runtime.bundle import open_bundle
 from farthing.runtime.network import open_network, verify_network
@@ -120,7 +120,7 @@ def fused(graph: Path, folder: Path) -> collections.Counter[str]:
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_the_graph_computes_what_its_codes_stand_for(tmp_path: Path, symmetric: bool, alpha: float) -> None:
     """Every form of layer, against the float graph with the dense weights; K is 16, 24 and 32, so blocks of 16 leave a rest."""
-    model = with_blocks(onnx.load(str(write_pointwise(tmp_path / "m.onnx", alpha=alpha, middle=24))))
+    model = raised(onnx.load(str(write_pointwise(tmp_path / "m.onnx", alpha=alpha, middle=24))), BLOCKS)
     weights, left = find_weights(model)
     assert [w.name for w in weights] == ["narrow", "wide", "head"] and left == {"stem": "convolution of 3 x 3"}
     rounded = {
@@ -210,7 +210,7 @@ def test_factors_fold_into_a_normalisation(tmp_path: Path) -> None:
     source, images = vision(tmp_path, write_normed), pictures(tmp_path / "pictures")
     bundle = open_network(source).bundle
     graph = bundle.graph("network")
-    model = with_blocks(onnx.load(str(graph), load_external_data=False))
+    model = raised(onnx.load(str(graph), load_external_data=False), BLOCKS)
     assert model.opset_import[0].version == 21
     weights, _ = find_weights(model)
     (fold,) = find_folds(model, weights)
@@ -333,7 +333,7 @@ def test_a_bias_makes_up_for_the_mean(tmp_path: Path, monkeypatch: pytest.Monkey
     source, images = vision(tmp_path), pictures(tmp_path / "pictures")
     bundle = open_network(source).bundle
     folder = bundle.graph("network").parent
-    model = with_blocks(onnx.load(str(bundle.graph("network")), load_external_data=False))
+    model = raised(onnx.load(str(bundle.graph("network")), load_external_data=False), BLOCKS)
     weights, _ = find_weights(model)
     biases = find_biases(model, weights)
     assert set(biases) == {"narrow", "wide", "head"} and biases["head"] == "bias"

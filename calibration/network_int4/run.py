@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from ...errors import BundleError, RequestError, found_wanted
 from ...export.graph import Progress, no_progress
+from ...export.graph.opset import BLOCKS, raised
 from ...export.graph.writer import TensorInfo
 from ...export.onnx_import.build import record, write_network
 from ...runtime.bundle import Bundle, BundleWriter
@@ -30,7 +31,6 @@ from .biases import find_biases
 from .fold import fold_factors
 from .layers import find_weights
 from .moments import NetworkMoments
-from .opset import with_blocks
 from .options import WeightOptions
 from .rewrite import find_tables, rewrite, rewrite_tables
 from .rounding import Rounder
@@ -139,7 +139,7 @@ class Job:
             )
         graph = source.bundle.graph(NETWORK)
         self.folder = graph.parent
-        self.model = with_blocks(onnx.load(str(graph), load_external_data=False))
+        self.model = raised(onnx.load(str(graph), load_external_data=False), BLOCKS)
         found, self.left = find_weights(self.model)
         self.weights = [w for w in found if options.block_of(w.inputs)]
         odd = [w for w in found if not options.block_of(w.inputs)]

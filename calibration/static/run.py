@@ -13,6 +13,7 @@ import onnx
 
 from ...errors import RequestError, found_wanted
 from ...export.graph import Progress, no_progress
+from ...export.graph.opset import AXES, opset_of, raised
 from ...export.graph.writer import TensorInfo
 from ...export.onnx_import.build import record, write_network
 from ...runtime.bundle import BundleWriter
@@ -27,9 +28,6 @@ from .observe import observe_model
 from .options import StaticOptions
 from .refine import refine
 from .rewrite import plan, rewrite
-
-AXES = 18
-"""The opset from which on axes of reductions are inputs."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def quantize_network(
             )
         )
     graph = source.bundle.graph(NETWORK)
-    model = _raised(onnx.load(str(graph), load_external_data=False))
+    model = _newer(onnx.load(str(graph), load_external_data=False))
     layers = find_layers(model)
     if not layers:
         raise RequestError(
@@ -172,16 +170,11 @@ def quantize_network(
     )
 
 
-def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` in an opset that TensorRT's lowering reads, whose ReduceMean has axes as an input; DequantizeLinear itself takes an axis from 13 on."""
-    from ..network_int4.opset import with_blocks  # that package imports this one
-
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), AXES)
-    if version >= AXES:
-        return model
     try:
-        return with_blocks(model)
+        return raised(model, AXES)
     except RequestError:
-        if version < 13:
+        if opset_of(model) < 13:
             raise
         return model

@@ -9,6 +9,7 @@ from onnx import helper
 
 from ...errors import BundleError, RequestError, found_wanted
 from ...plugins import DOMAIN, DOMAIN_VERSION
+from ..graph.opset import AXES, raised
 from .emitter import Emitter
 from .generations import Generation, generation
 from .merge import merge_equal, share_sizes
@@ -40,7 +41,8 @@ def lower(model: onnx.ModelProto, version: str, *, plugins: Collection[str] = ()
             raise RequestError(
                 found_wanted("plugin", repr(name), f"one of {', '.join(sorted(bodies)) or 'none'}", "leave it out")
             )
-    return _lowered(model, target, frozenset(plugins))
+    # Imported graphs come in any opset; ours, whose bodies the converter does not know, are new enough.
+    return _lowered(raised(model, AXES), target, frozenset(plugins))
 
 
 def _lowered(model: onnx.ModelProto, target: Generation, plugins: frozenset[str]) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Raising the opset of a graph to the one with 4-bit weights in blocks."""
+"""Raising the opset of a graph that somebody else exported, by ONNX's own version converter."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import onnx
 
 from ...errors import RequestError, found_wanted
 
+AXES = 18
+"""The first opset in which all reductions but ReduceSum take their axes as an input."""
+
 BLOCKS = 21
 """The first opset whose DequantizeLinear has a block_size and whose tensors may be INT4."""
 
 
-def with_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` itself where its opset has blocks, else a copy in opset 21, by ONNX's own version converter.
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators; BLOCKS where the model names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), BLOCKS)
+
+
+def raised(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """``model`` itself from opset ``least`` on, else a copy in opset BLOCKS.
 
     Values outside the model stay there: the converter sees their shapes only. Raises RequestError for what it cannot convert.
     """
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if not versions or versions[0] >= BLOCKS:
+    found = opset_of(model)
+    if found >= least:
         return model
     held = {t.name: t for t in model.graph.initializer}
     small = onnx.ModelProto()
@@ -34,8 +42,8 @@ def with_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
         raise RequestError(
             found_wanted(
                 "opset of the graph",
-                f"{versions[0]}, which onnx {onnx.__version__} cannot raise to {BLOCKS} ({str(error)[:200]})",
-                f"{BLOCKS} or newer",
+                f"{found}, which onnx {onnx.__version__} cannot raise to {BLOCKS} ({str(error)[:200]})",
+                f"{least} or newer",
                 "export the model again with a newer opset",
             )
         ) from error
