@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import RequestError, found_wanted
+from ._quantize_network import candidates, counts, given_by_name, quantize_network_int8, quantize_network_weights
 
 if TYPE_CHECKING:
-    from ..calibration.evaluate_network import NetworkEvaluation
     from ..calibration.quantize import Options, QuantizeResult
-    from ..calibration.static import StaticOptions
 
 HELP = """Store the weights of a bundle in 4 or 8 bits, and measure what that costs.
 
@@ -155,21 +154,21 @@ def quantize_command(
         raise RequestError(found_wanted("--budget", budget, "megabytes, more than 0", "correct --budget"))
     limit = None if budget is None else int(budget * 1e6)
     if open_bundle(bundle, hashes=False, networks=True).is_network:
-        if limit is not None or (_given("weights") and weights == "int4"):
-            _quantize_weights(bundle, out, text or calibration, images, limit, as_json)
+        if limit is not None or (given_by_name("weights") and weights == "int4"):
+            quantize_network_weights(bundle, out, text or calibration, images, limit, as_json)
             return
         options8 = StaticOptions(ranges, smooth, keep, rounding or "gptq", target=target)
-        _quantize_network(bundle, out, text or calibration, images, options8, as_json)
+        quantize_network_int8(bundle, out, text or calibration, images, options8, as_json)
         return
     if images is not None:
         raise RequestError(found_wanted("--images", "given", "absent for a model that decodes tokens", "leave it out"))
-    if limit is not None and (_given("weights") or _given("head")):
-        what = "weights" if _given("weights") else "head"
+    if limit is not None and (given_by_name("weights") or given_by_name("head")):
+        what = "weights" if given_by_name("weights") else "head"
         found = repr(click.get_current_context().params[what])
         raise RequestError(found_wanted(f"--{what}", found, "absent with --budget, which chooses", "leave it out"))
     if weights == "same":
-        embedding = embedding if _given("embedding") else "same"
-        head = head if _given("head") else "same"
+        embedding = embedding if given_by_name("embedding") else "same"
+        head = head if given_by_name("head") else "same"
     options = Options(weights, block, embedding, head, symmetric, rounding or "nearest", limit, kv)
     with progress_bar() as progress:
         result = quantize(
@@ -182,7 +181,7 @@ def _report(result: QuantizeResult) -> str:
     o, loss = result.options, result.loss
     what = f"{o.weights} {_blocks(o)}, head {o.head}"
     if result.layers is not None:
-        what = f"{_counts(result.layers)} {_blocks(o)}"
+        what = f"{counts(result.layers)} {_blocks(o)}"
     lines = [
         f"{result.path}: {what}, embedding {o.embedding}, rounding {o.rounding}, {result.seconds:.1f} s",
         "",
@@ -192,7 +191,7 @@ def _report(result: QuantizeResult) -> str:
     if o.kv != "float32":
         lines.append(f"{'cache, bytes/token':<18}{result.source_cache_bytes:>12,}{result.cache_bytes:>12,}")
     if result.search is not None:
-        lines += ["", *_candidates(result.search)]
+        lines += ["", *candidates(result.search)]
     if loss is None:
         return "\n".join([*lines, "loss not measured (--no-measure)"])
     for field in ("perplexity", "bits_per_byte"):
@@ -218,125 +217,3 @@ def _blocks(options: Options) -> str:
         return "in blocks of 16"
     symmetric = options.is_symmetric(int(options.weights[3:]))
     return f"in blocks of {options.block} ({'symmetric' if symmetric else 'with zero points'})"
-
-
-def _given(name: str) -> bool:
-    """Whether an option was named on the command line."""
-    from click.core import ParameterSource
-
-    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
-
-
-def _quantize_weights(
-    bundle: str, out: str, text: str | None, images: str | None, budget: int | None, as_json: bool
-) -> None:
-    """A network's weights alone."""
-    from ..calibration.network_int4 import WeightOptions, quantize_weights
-    from .export import progress_bar
-
-    given = click.get_current_context().params
-    for name in ("head", "kv", "no_measure", "ranges", "smooth", "keep", "target"):
-        if _given(name):
-            raise RequestError(
-                found_wanted(
-                    f"--{name.replace('_', '-')} for int4 weights of a network",
-                    repr(given[name]),
-                    "absent",
-                    "leave it out",
-                )
-            )
-    if budget is not None and _given("weights"):
-        raise RequestError(
-            found_wanted("--weights", repr(given["weights"]), "absent with --budget, which chooses", "leave it out")
-        )
-    options = WeightOptions(
-        block=given["block"],
-        rounding=given["rounding"] or "gptq",
-        symmetric=given["symmetric"],
-        embedding=given["embedding"] if _given("embedding") else "int8",
-        budget=budget,
-    )
-    with progress_bar() as progress:
-        r = quantize_weights(bundle, out, options, text=text, images=images, progress=progress)
-    if as_json:
-        click.echo(json.dumps(r.as_json()))
-        return
-    click.echo(
-        f"{r.path}: {_counts(r.widths)}, blocks of {options.block}, rounding {options.rounding}, {r.seconds:.1f} s\n"
-        f"graph, MB         {r.source_bytes / 1e6:.1f} -> {r.bytes / 1e6:.1f}"
-    )
-    if options.rounding.startswith("awq"):
-        click.echo(f"scaled            {r.scaled} of {len(r.widths)}: where a normalisation takes the factors")
-    if r.search is not None:
-        click.echo("\n".join(_candidates(r.search)))
-    for name, why in r.left.items():
-        click.echo(f"  stays float     {name}: {why}")
-    _network_loss(r.loss)
-
-
-def _counts(widths: dict[str, str]) -> str:
-    """How many matrices have which width."""
-    used = list(widths.values())
-    return "matrices " + ", ".join(f"{width} {used.count(width)}" for width in sorted(set(used)))
-
-
-def _candidates(search: dict[str, Any]) -> list[str]:
-    rows = (f"  {c['name']:<28}{c['bytes'] / 1e6:>8.2f} MB   KL {c['kl']:.4g}" for c in search["candidates"])
-    return [
-        f"within {search['limit'] / 1e6:.2f} MB, KL on the calibration data:",
-        *rows,
-        f"  taken: {search['chosen']}",
-    ]
-
-
-def _network_loss(loss: NetworkEvaluation) -> None:
-    for name in ("rank_correlation", "same_top", "correlation"):
-        if (interval := getattr(loss, name)) is not None:
-            click.echo(f"  {name.replace('_', ' '):<18}{interval}")
-    if loss.same_top_clear is not None:
-        click.echo(f"  {'where it is clear':<18}{loss.same_top_clear} ({loss.clear_items} items)")
-    if loss.divergence is not None:
-        click.echo(f"  KL of {loss.divergence.kind:<12}{loss.divergence.kl}")
-    click.echo(f"on {loss.items} items of {loss.data} that did not calibrate (sha256 {loss.sha256[:12]})")
-
-
-def _quantize_network(
-    bundle: str, out: str, text: str | None, images: str | None, options: StaticOptions, as_json: bool
-) -> None:
-    from click.core import ParameterSource
-
-    from ..calibration.static import quantize_network
-    from .export import progress_bar
-
-    context = click.get_current_context()
-    decoders = ("weights", "kv", "block", "embedding", "head", "symmetric", "no_measure")
-    for name in decoders:
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if given and not (name == "weights" and context.params[name] == "int8"):
-            raise RequestError(
-                found_wanted(
-                    f"--{name.replace('_', '-')} for a network that is run once per input",
-                    repr(context.params[name]),
-                    "absent: weights and activations become int8",
-                    "leave it out",
-                )
-            )
-    with progress_bar() as progress:
-        r = quantize_network(bundle, out, options, text=text, images=images, progress=progress)
-    if as_json:
-        click.echo(json.dumps(r.as_json()))
-        return
-    click.echo(
-        f"{r.path}: int8 in {r.quantized} of {r.layers} layers, ranges by {r.options.ranges}, {r.smoothed} smoothed, {r.centred} centred, "
-        f"rounding {r.options.rounding}, {r.seconds:.1f} s\n"
-        f"graph, MB         {r.source_bytes / 1e6:.1f} -> {r.bytes / 1e6:.1f}"
-    )
-    for what, names in (("kept in float", r.kept), ("never anything but 0, kept in float", r.silent)):
-        if names:
-            click.echo(f"{what}: {', '.join(names)}")
-    if r.search:
-        click.echo(
-            f"{r.kept_share:.2%} of the weights in float for a {r.search['measure'].replace('_', ' ')} of {r.search['value']:.4f} "
-            f"on the calibrating half (target {r.search['target']:g})"
-        )
-    _network_loss(r.loss)
