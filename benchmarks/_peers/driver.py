@@ -105,7 +105,7 @@ class Worker:
         self.process.wait()
 
 
-def measure_pass(jobs: dict, prompt: list[int], threads: int, runs: int, context: int, say=print) -> dict:
+def measure_pass(jobs: dict, prompt: list[int], threads: int, runs: int, context: int) -> dict:
     """Open every job, warm up, then `runs` interleaved rounds.
 
     jobs: key -> (python, peer name, bundle, precision). Returns key -> {"reason": ...} or
@@ -136,7 +136,9 @@ def measure_pass(jobs: dict, prompt: list[int], threads: int, runs: int, context
                 )
                 results[key]["rss"] = answer.pop("rss")
                 results[key]["runs"].append(answer)
-            say(f"  {threads} thread(s): round {number + 1} of {runs} done, load {os.getloadavg()[0]:.1f}")
+            print(
+                f"  {threads} thread(s): round {number + 1} of {runs} done, load {os.getloadavg()[0]:.1f}", flush=True
+            )
     finally:
         for worker in workers.values():
             worker.close()
